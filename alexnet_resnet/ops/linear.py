@@ -1,0 +1,29 @@
+"""Convolution and matrix product with a bias, in a given compute type."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def convolve(
+    x: Float[Array, "N H W C"],
+    kernel: Float[Array, "h w C D"],
+    bias: Float[Array, "D"] | None = None,
+    stride: int = 1,
+    padding: Sequence[tuple[int, int]] = ((0, 0), (0, 0)),
+) -> Float[Array, "N i j D"]:
+    """A two-dimensional convolution (a correlation, as networks mean it), in x's type."""
+    y = lax.conv_general_dilated(
+        x, kernel.astype(x.dtype), (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y if bias is None else y + bias.astype(x.dtype)
+
+
+def dense(
+    x: Float[Array, "N F"], kernel: Float[Array, "F G"], bias: Float[Array, "G"] | None = None
+) -> Float[Array, "N G"]:
+    """x @ kernel + bias, in x's type."""
+    y = jnp.matmul(x, kernel.astype(x.dtype))
+    return y if bias is None else y + bias.astype(x.dtype)
