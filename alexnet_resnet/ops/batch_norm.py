@@ -40,8 +40,8 @@ def batch_normalise(
 ) -> Float[Array, "N ... C"]:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias, each group of examples with its own moments.
 
-    The arithmetic is in the moments' type (float32 at least) and the result in x's; XLA fuses the two casts, so bfloat16
-    activations are read and written once as bfloat16. Source: Ioffe and Szegedy 2015, algorithm 1.
+    The arithmetic is in the moments' type (float32 at least) and the result in x's; XLA fuses the two casts, so
+    bfloat16 activations are read and written once as bfloat16. Source: Ioffe and Szegedy 2015, algorithm 1.
     """
     groups, n = mean.shape[0], x.shape[0]
     factor = lax.rsqrt(variance + epsilon) * scale
