@@ -7,18 +7,17 @@ evaluates. `activations` returns what each layer made of its input, by name.
 import inspect
 from collections.abc import Mapping
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from alexnet_resnet.errors import UserError, check_choice, near_matches
 from alexnet_resnet.models.alexnet import AlexNet
 from alexnet_resnet.models.context import Context
-from alexnet_resnet.models.resnet import CifarResNet
+from alexnet_resnet.models.resnet import CifarResNet, ResNet
 
-__all__ = ["NETWORKS", "AlexNet", "CifarResNet", "Context", "activations", "create", "defaults"]
+__all__ = ["NETWORKS", "AlexNet", "CifarResNet", "Context", "ResNet", "activations", "create", "defaults"]
 
-NETWORKS = {"alexnet": AlexNet, "resnet_cifar": CifarResNet}
+NETWORKS = {"alexnet": AlexNet, "resnet": ResNet, "resnet_cifar": CifarResNet}
 
 
 def defaults(name: str) -> dict:

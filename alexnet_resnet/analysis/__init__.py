@@ -1,0 +1,1 @@
+"""What a network or a run looks like from outside: tables and figures."""

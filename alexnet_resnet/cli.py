@@ -1,0 +1,82 @@
+"""What the commands share: flags in, one call, and an error of the user's as one line."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from alexnet_resnet.errors import UserError
+
+FAILURE, USER_ERROR = 1, 2
+
+
+def define_config():
+    """Defines --config: a file of configs/, optionally with an argument after a colon, and --config.FIELD=VALUE."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "A configuration file and its argument, such as configs/resnet_cifar.py:20. --config.FIELD=VALUE changes a "
+        "field, such as --config.train.batch_size=64.",
+        lock_config=True,
+    )
+
+
+def require(flag: flags.FlagHolder, example: str):
+    """A flag's value.
+
+    Raises:
+      UserError: it was not given.
+    """
+    if not flag.value:
+        raise UserError(f"--{flag.name} is missing: expected one such as --{flag.name}={example}.")
+    return flag.value
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command: parses the flags, calls `main`, and turns the user's errors into one line and exit status 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    def call(arguments):
+        # Orbax tells of every file at level info; a user who wants that says --verbosity=0.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        if len(arguments) > 1:
+            raise UserError(f"argument {arguments[1]!r}: expected flags only, such as --workdir=DIR.")
+        main()
+
+    try:
+        app.run(call, flags_parser=_parse)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def _parse(arguments):
+    try:
+        rest = flags.FLAGS(arguments)
+        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+            # A file that cannot be read or run says so only when its configuration is touched.
+            _ = ConfigDict.keys(flags.FLAGS["config"].value)
+        return rest
+    except UserError:
+        raise
+    except flags.Error as error:
+        # A file of configs/ that raises is reported by config_flags with its traceback; its last line says what.
+        text = str(error).strip()
+        raise UserError(text.splitlines()[-1] if "Traceback" in text else text) from error
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # config_flags looks fields up while it parses, and passes on what the lookup raised.
+        raise UserError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    text = str(error.args[0] if error.args else error).replace("\\", "").replace('"', "'")
+    unknown = re.search(r"'+(\w+)'+", text)
+    nearest = re.search(r"Did you mean '(\w+)'", text)
+    if isinstance(error, AttributeError | KeyError) and unknown:
+        hint = f" Did you mean {nearest[1]!r}?" if nearest else ""
+        return f"--config: the configuration has no field {unknown[1]!r}.{hint}"
+    return f"--config: {text}"

@@ -1,0 +1,170 @@
+"""The fields of a run's configuration, with their defaults: the one list that every file in `configs/` starts from.
+
+A file in `configs/` calls `default(network)`, sets what its experiment is about, and returns the result. The
+commands lock it, so that a field which is not listed here is an error. `check` refuses values before anything
+expensive starts; `differences` tells two configurations apart.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from alexnet_resnet import models
+from alexnet_resnet.errors import UserError, check_at_least, check_choice
+
+LOADERS = ("tf",)
+MEANS = ("per_pixel", "per_channel", "none")
+MOMENTUM_ORDERS = ("rate_inside", "rate_outside")
+WARMUP_SHAPES = ("constant", "linear")
+
+# What may differ when a run is resumed: none of it touches the parameters that come out.
+FREE_ON_RESUME = ("data.data_dir", "data.prefetch", "log.", "checkpoint.", "parallel.")
+
+
+def default(network: str) -> ConfigDict:
+    """All fields of a run that trains `network`, a name in `models.NETWORKS`."""
+    return ConfigDict(
+        {
+            # Decides the initial parameters, the order of the examples, the crops and the dropout.
+            "seed": 0,
+            # The network and its own fields: see the class that models.NETWORKS names.
+            "model": {"name": network, **models.defaults(network)},
+            "data": {
+                # 'digits' (embedded), 'npz' (data_dir is the file) or the name of a TFDS dataset.
+                "dataset": "digits",
+                # Where TFDS finds prepared data, or the .npz file; empty for the variable TFDS_DATA_DIR.
+                "data_dir": "",
+                # Splits, sliced like TFDS's: 'train[:45000]', 'train[90%:]'. An empty validation split is allowed.
+                "train_split": "train",
+                "validation_split": "",
+                "test_split": "test",
+                # What the dataset has; a dataset with other numbers is refused.
+                "num_classes": 10,
+                "channels": 3,
+                "loader": "tf",
+                # Every image is first brought to a square canvas of this side: encoded ones are resized (shorter
+                # side) and cut to their centre, arrays are framed with zeros.
+                "canvas_size": 32,
+                # The side of the crop that the network sees: anywhere on the canvas in training, else its centre.
+                "image_size": 32,
+                "random_crop": False,
+                "random_flip": False,
+                # The mean over the training split that is subtracted: of each canvas pixel, of each channel, or none.
+                "mean": "per_pixel",
+                # Examples that the mean is taken over, spread evenly over the split; 0 takes all.
+                "mean_examples": 0,
+                # Batches that wait on the device.
+                "prefetch": 2,
+            },
+            "train": {
+                "batch_size": 128,
+                # '64000 steps' or '8 epochs', here and in every field that is a length of training.
+                "duration": "10 epochs",
+            },
+            "optimizer": {
+                "learning_rate": 0.1,
+                "momentum": 0.9,
+                # 'rate_inside': v = m v - rate g (both papers' own code); 'rate_outside': v = m v + g, w -= rate v.
+                "momentum_order": "rate_inside",
+                "weight_decay": 1e-4,
+                # Also decay biases and batch normalisation's scales and offsets.
+                "decay_all": False,
+                # The rate is multiplied by `factor` when each of these shares of the duration has passed.
+                "boundaries": (0.5, 0.75),
+                "factor": 0.1,
+                # Before this length has passed: the constant warm-up rate, or a line from it to the full rate.
+                "warmup": "0 steps",
+                "warmup_shape": "constant",
+                "warmup_learning_rate": 0.01,
+            },
+            "evaluation": {
+                "batch_size": 256,
+                "every": "1 epoch",
+            },
+            "checkpoint": {
+                # Besides these, a checkpoint is saved at every evaluation.
+                "every": "1 epoch",
+                "keep_last": 2,
+                "keep_best": 1,
+            },
+            "log": {
+                "every": "50 steps",
+                "tensorboard": True,
+            },
+            "parallel": {
+                # Devices along the mesh's axes; -1 takes all that are left.
+                "data": -1,
+                "model": 1,
+            },
+        },
+        type_safe=True,
+        convert_dict=True,
+    )
+
+
+def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a configuration with their dotted names; tuples and lists become lists, as JSON has them."""
+    for name, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, list(value) if isinstance(value, tuple) else value
+
+
+def differences(old: Mapping, new: Mapping) -> list[str]:
+    """One line for each field that differs in a way that changes the results: 'name: old -> new'."""
+    old, new = dict(flatten(old)), dict(flatten(new))
+    return [
+        f"{name}: {old.get(name, '(absent)')!r} -> {new.get(name, '(absent)')!r}"
+        for name in sorted(old.keys() | new.keys())
+        if not name.startswith(FREE_ON_RESUME) and old.get(name) != new.get(name)
+    ]
+
+
+def steps(field: str, duration: str, steps_per_epoch: float) -> int:
+    """A duration such as '500 steps' or '1.5 epochs' in whole training steps, rounded to the nearest.
+
+    Raises:
+      UserError: it cannot be read as one.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?)\s*", str(duration))
+    if not match:
+        raise UserError(f"{field}={duration!r}: expected a length such as '500 steps' or '2 epochs'.")
+    number, unit = float(match[1]), match[2]
+    return round(number * (steps_per_epoch if unit.startswith("epoch") else 1))
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses what can be known to be wrong from the configuration alone.
+
+    Raises:
+      UserError: names the field, its value and what it may be.
+    """
+    check_choice("model.name", config.model.name, tuple(models.NETWORKS))
+    data, optimizer = config.data, config.optimizer
+    check_at_least("data.num_classes", data.num_classes, 2)
+    check_at_least("data.channels", data.channels, 1)
+    check_choice("data.loader", data.loader, LOADERS)
+    check_choice("data.mean", data.mean, MEANS)
+    check_at_least("data.image_size", data.image_size, 1)
+    check_at_least("data.canvas_size", data.canvas_size, data.image_size)
+    check_at_least("data.mean_examples", data.mean_examples, 0)
+    check_at_least("data.prefetch", data.prefetch, 1)
+    check_at_least("train.batch_size", config.train.batch_size, 1)
+    check_at_least("evaluation.batch_size", config.evaluation.batch_size, 1)
+    check_at_least("checkpoint.keep_last", config.checkpoint.keep_last, 1)
+    check_at_least("checkpoint.keep_best", config.checkpoint.keep_best, 0)
+    check_choice("optimizer.momentum_order", optimizer.momentum_order, MOMENTUM_ORDERS)
+    check_choice("optimizer.warmup_shape", optimizer.warmup_shape, WARMUP_SHAPES)
+    for field in ("learning_rate", "momentum", "weight_decay", "factor", "warmup_learning_rate"):
+        check_at_least(f"optimizer.{field}", optimizer[field], 0)
+    boundaries = tuple(optimizer.boundaries)
+    if any(not 0 < b <= 1 for b in boundaries) or list(boundaries) != sorted(boundaries):
+        raise UserError(f"optimizer.boundaries={boundaries}: expected rising shares of the duration in (0, 1].")
+    for field in ("train.duration", "evaluation.every", "checkpoint.every", "log.every"):
+        section, name = field.split(".")
+        if steps(field, config[section][name], 1000) < 1:
+            raise UserError(f"{field}={config[section][name]!r}: expected a length above zero.")
+    steps("optimizer.warmup", optimizer.warmup, 1000)

@@ -1,0 +1,26 @@
+"""Judges a run's checkpoint on a split.
+
+python -m alexnet_resnet.evaluate --workdir=runs/digits
+"""
+
+from absl import flags
+
+from alexnet_resnet import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+SPLIT = flags.DEFINE_string("split", "", "A split or a slice of one, such as 'test[:100]'; by default the test split.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "'last', 'best' (lowest validation error) or a step's number.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the dataset is, if not where the run had it.")
+
+
+def main() -> None:
+    from alexnet_resnet.evaluation import runs
+
+    workdir = cli.require(WORKDIR, "runs/digits")
+    step, result = runs.evaluate_run(workdir, SPLIT.value, CHECKPOINT.value, DATA_DIR.value)
+    print(f"step {step:,} on {result.examples:,} examples: loss {result.loss:.4f}")
+    print(f"top-1 error {100 * result.top1_error:.2f}%  top-5 error {100 * result.top5_error:.2f}%")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,67 @@
+"""Judging the checkpoint of a run."""
+
+import os
+
+import jax
+from ml_collections import ConfigDict
+
+from alexnet_resnet.data import sources
+from alexnet_resnet.errors import UserError
+from alexnet_resnet.evaluation.classification import Evaluator, Result
+from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.training import optimizer as optimizer_lib
+from alexnet_resnet.training import state as state_lib
+from alexnet_resnet.training import workdir as workdir_lib
+from alexnet_resnet.training.checkpoints import Checkpoints, Damaged
+
+
+def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> tuple[ConfigDict, state_lib.TrainState]:
+    """A run's configuration and the state of one of its checkpoints.
+
+    Args:
+      workdir: the run's folder.
+      checkpoint: 'last', 'best' (the lowest validation error) or the number of a step.
+      sharding: where every array goes.
+
+    Raises:
+      UserError: no such run, no such checkpoint, or a damaged one.
+    """
+    config = workdir_lib.read_config(workdir)
+    checkpoints = Checkpoints(os.path.join(workdir, workdir_lib.CHECKPOINTS), read_only=True)
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise UserError(f"workdir={workdir!r}: expected a finished checkpoint, found none yet.")
+        best = checkpoints.best_step()
+        named = {"last": steps[-1], "best": steps[-1] if best is None else best, **{str(s): s for s in steps}}
+        if checkpoint not in named:
+            raise UserError(f"checkpoint={checkpoint!r}: expected one of {', '.join(map(repr, named))}.")
+        network = state_lib.from_config(config)
+        optimizer = optimizer_lib.create(config.optimizer, lambda step: 0.0)
+        like = state_lib.like(config, network, optimizer, sharding)
+        return config, checkpoints.restore(like, named[checkpoint])
+    except Damaged as error:
+        raise UserError(f"{error}; --checkpoint chooses another of the steps {steps}.") from error
+    finally:
+        checkpoints.close()
+
+
+def evaluate_run(workdir: str, split: str = "", checkpoint: str = "last", data_dir: str = "") -> tuple[int, Result]:
+    """The step of a run's checkpoint and its errors on a split.
+
+    Args:
+      workdir: the run's folder.
+      split: a split or a slice of one; by default the run's test split, or its validation split where it has none.
+      checkpoint: as `restore`.
+      data_dir: where the dataset is, if not where the run had it.
+
+    Raises:
+      UserError: as `restore` and `sources.load`.
+    """
+    config = workdir_lib.read_config(workdir)
+    mesh = mesh_lib.create(ConfigDict({"data": -1, "model": 1}))
+    if data_dir:
+        config.data.data_dir = data_dir
+    examples = sources.load(config.data, split or config.data.test_split or config.data.validation_split)
+    _, state = restore(workdir, checkpoint, mesh_lib.replicated(mesh))
+    return int(state.step), Evaluator(config, state_lib.from_config(config), mesh)(state, examples)

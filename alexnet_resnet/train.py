@@ -1,0 +1,33 @@
+"""Trains what a configuration describes.
+
+  python -m alexnet_resnet.train --config=configs/digits.py --workdir=runs/digits
+
+The same command again goes on where the run stopped.
+"""
+
+import sys
+
+from absl import flags
+
+from alexnet_resnet import cli
+
+CONFIG = cli.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: configuration, measurements, checkpoints, curve.")
+
+
+def main() -> None:
+    from alexnet_resnet.training import loop
+    from alexnet_resnet.training.reporting import Diverged
+
+    config = cli.require(CONFIG, "configs/digits.py")
+    workdir = cli.require(WORKDIR, "runs/digits")
+    try:
+        final = loop.train(config, workdir)
+    except Diverged as error:
+        print(f"error: stopped at {error}; the checkpoints in {workdir} are from before.", file=sys.stderr)
+        sys.exit(cli.FAILURE)
+    loop.print_summary(final, workdir)
+
+
+if __name__ == "__main__":
+    cli.run(main)

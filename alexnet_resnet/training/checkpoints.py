@@ -1,0 +1,167 @@
+"""Checkpoints that prove themselves: Orbax's files, and a digest of every array beside them.
+
+Orbax restores a file with a flipped bit without an error and with wrong values. So each checkpoint holds a digest of
+each array, taken on the device before saving and compared after restoring.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax import lax
+from jaxtyping import Array, PyTree, UInt32
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from alexnet_resnet.errors import UserError
+from alexnet_resnet.training.state import TrainState
+
+METRIC = "error"
+
+
+def digest(x: Array) -> UInt32[Array, ""]:
+    """A sum, modulo 2^32, of hashes of (bits, place) of every element: any sharding gives the same.
+
+    A change of one element changes it for certain; anything else goes unseen once in 2^32 cases.
+    """
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    width = x.dtype.itemsize
+    bits = lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16}.get(width, jnp.uint32)).astype(jnp.uint32)
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        place = place * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    # MurmurHash3's finaliser: a bijection for each place, so two values never collide there.
+    mixed = bits ^ (place * jnp.uint32(0x9E3779B9))
+    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
+    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+
+
+@jax.jit
+def _digests(tree: PyTree) -> dict[str, UInt32[Array, ""]]:
+    return {jax.tree_util.keystr(path): digest(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _values(tree: PyTree) -> dict[str, int]:
+    return {name: int(value) for name, value in jax.device_get(_digests(tree)).items()}
+
+
+def _fields(state: TrainState) -> dict:
+    return dict(vars(state))
+
+
+class Damaged(Exception):
+    """A checkpoint's files do not give back what was saved."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, saved in the background.
+
+    Kept are the last `keep_last` and the `keep_best` with the lowest validation error among those that have one.
+
+    Args:
+      directory: their folder; made if it is missing, unless `read_only`.
+      keep_last: how many of the newest stay.
+      keep_best: how many of the best stay besides.
+      read_only: for commands that only look.
+    """
+
+    def __init__(self, directory: str, keep_last: int = 2, keep_best: int = 1, read_only: bool = False):
+        self.directory = os.path.abspath(directory)
+        if read_only and not os.path.isdir(self.directory):
+            raise UserError(f"workdir={os.path.dirname(directory)!r}: expected checkpoints in {directory!r}.")
+        best = preservation_policy.BestN(
+            get_metric_fn=lambda metrics: -metrics[METRIC], n=keep_best, keep_checkpoints_without_metrics=False
+        )
+        last = preservation_policy.LatestN(n=keep_last)
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                create=not read_only,
+                read_only=read_only,
+                preservation_policy=preservation_policy.AnyPreservationPolicy([last, best] if keep_best else [last]),
+                enable_background_delete=True,
+            ),
+            item_names=("state", "digests"),
+        )
+
+    def save(self, step: int, state: TrainState, error: float | None = None) -> None:
+        """Starts saving the state, with its validation error if it has one; the arrays may be donated afterwards."""
+        if step in self._manager.all_steps():
+            return
+        fields = _fields(state)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(fields), digests=ocp.args.JsonSave(_values(fields))),
+            metrics=None if error is None else {METRIC: error},
+            force=True,
+        )
+
+    def steps(self) -> list[int]:
+        """The steps that have a finished checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step with the lowest validation error, the earliest among equals; None where none has one."""
+        scored = [(metrics[METRIC], step) for step in self.steps() if (metrics := self._metrics(step))]
+        return min(scored)[1] if scored else None
+
+    def _metrics(self, step: int) -> Mapping | None:
+        metrics = self._manager.metrics(step)
+        return metrics if metrics and METRIC in metrics else None
+
+    def restore(self, like: TrainState, step: int) -> TrainState:
+        """The state saved at `step`, laid out as the ShapeDtypeStructs in `like` say.
+
+        Raises:
+          Damaged: the files are incomplete, do not fit `like`, or hold other values than were saved.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Orbax warns of the layout it was told to use.
+                found = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(_fields(like)), digests=ocp.args.JsonRestore()
+                    ),
+                )
+        except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
+            raise Damaged(f"checkpoint {self._place(step)}: {str(error).strip().splitlines()[0]}") from error
+        fields, expected = found["state"], found["digests"]
+        actual = _values(fields)
+        wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
+        if wrong:
+            raise Damaged(f"checkpoint {self._place(step)}: {', '.join(wrong[:3])} differ from what was saved")
+        return TrainState(**fields)
+
+    def restore_newest(self, like: TrainState) -> TrainState | None:
+        """The newest state that proves itself; None where there is no checkpoint.
+
+        A damaged checkpoint is reported, put aside as '<step>.damaged' and passed over for the one before.
+
+        Raises:
+          UserError: there are checkpoints and none is whole.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.restore(like, step)
+            except Damaged as error:
+                logging.getLogger(__name__).warning("%s; trying the one before", error)
+                os.rename(self._place(step), f"{self._place(step)}.damaged")
+                self._manager.reload()
+        if steps:
+            raise UserError(f"{self.directory}: expected a whole checkpoint, but all {len(steps)} are damaged.")
+        return None
+
+    def _place(self, step: int) -> str:
+        return os.path.join(self.directory, str(step))
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,153 @@
+"""The training loop, and all that surrounds it."""
+
+import functools
+import os
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from alexnet_resnet import config as config_lib
+from alexnet_resnet.analysis import curves
+from alexnet_resnet.data import sources
+from alexnet_resnet.evaluation.classification import Evaluator
+from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.parallel.prefetch import prefetch
+from alexnet_resnet.training import optimizer as optimizer_lib
+from alexnet_resnet.training import state as state_lib
+from alexnet_resnet.training import step as step_lib
+from alexnet_resnet.training import workdir as workdir_lib
+from alexnet_resnet.training.checkpoints import Checkpoints
+from alexnet_resnet.training.reporting import Meter, Progress, Writer
+
+
+def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Trains what the configuration describes, from the beginning or from where the folder's run stopped.
+
+    Args:
+      config: all fields of `config.default`.
+      workdir: the run's folder. The same call again goes on with it and gives the very parameters of a run that was
+        never stopped.
+
+    Returns:
+      The final measurements: `test/error` and so on, shares not percent.
+
+    Raises:
+      UserError: a configuration, dataset or folder that cannot work, before anything is computed.
+      reporting.Diverged: the loss is no longer finite; the checkpoints from before stay.
+    """
+    config_lib.check(config)
+    mesh = mesh_lib.create(config.parallel)
+    mesh_lib.check_batch("train.batch_size", config.train.batch_size, mesh)
+    network = state_lib.from_config(config)
+    splits = {
+        name: sources.load(config.data, config.data[f"{name}_split"])
+        for name in ("train", "validation", "test")
+        if config.data[f"{name}_split"] or name == "train"
+    }
+    training = splits["train"]
+    steps_per_epoch = len(training) / config.train.batch_size
+    in_steps = functools.partial(config_lib.steps, steps_per_epoch=steps_per_epoch)
+    total = in_steps("train.duration", config.train.duration)
+    workdir_lib.claim(workdir, config)
+
+    rate = optimizer_lib.schedule(config.optimizer, total, steps_per_epoch)
+    optimizer = optimizer_lib.create(config.optimizer, rate)
+    checkpoints = Checkpoints(
+        os.path.join(workdir, workdir_lib.CHECKPOINTS), config.checkpoint.keep_last, config.checkpoint.keep_best
+    )
+    state = _start(config, network, optimizer, training, mesh, checkpoints)
+    begin = int(state.step)
+    writer, progress = Writer(workdir, begin, config.log.tensorboard), Progress(begin, total)
+    progress.say(
+        f"{config.model.name}: {network.parameter_count:,} parameters; {training.name}: {len(training):,} examples; "
+        f"{mesh.size} {jax.devices()[0].platform} device(s); "
+        + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
+    )
+    judge = _Judge(Evaluator(config, network, mesh), splits, writer, progress)
+    meter = Meter(max(1, in_steps("log.every", config.log.every)), config.train.batch_size, writer, progress)
+    evaluate_every = max(1, in_steps("evaluation.every", config.evaluation.every))
+    save_every = max(1, in_steps("checkpoint.every", config.checkpoint.every))
+    train_step = step_lib.compile_train_step(network, optimizer, rate, mesh)
+    try:
+        batches = _training_batches(config, training, mesh, begin) if begin < total else None
+        for number in range(begin + 1, total + 1):
+            asked = time.monotonic()
+            batch = next(batches)
+            waited = time.monotonic() - asked
+            state, measured = train_step(state, batch)
+            meter.add(number, measured, waited)
+            progress.advance()
+            last, evaluates = number == total, number % evaluate_every == 0
+            if last or evaluates or number % save_every == 0:
+                meter.pause()
+                # The last evaluation comes before the last checkpoint: a run that has one is complete.
+                error = judge(number, state, last) if last or evaluates else None
+                checkpoints.save(number, state, error)
+                meter.proceed()
+    finally:
+        progress.close()
+        writer.close()
+        checkpoints.close()
+    curves.draw([workdir], os.path.join(workdir, workdir_lib.CURVE))
+    return workdir_lib.final_measurements(workdir) | {"parameters": network.parameter_count}
+
+
+def _start(config, network, optimizer, training, mesh, checkpoints) -> state_lib.TrainState:
+    """The newest checkpoint's state, or a fresh one."""
+    everywhere = mesh_lib.replicated(mesh)
+    create = functools.partial(state_lib.create, network, optimizer, config.seed)
+    state = checkpoints.restore_newest(state_lib.like(config, network, optimizer, everywhere))
+    if state is None:
+        from alexnet_resnet.data import pipeline
+
+        state = jax.jit(create, out_shardings=everywhere)(pipeline.mean_image(config.data, training))
+    return state
+
+
+def _training_batches(config, training, mesh, begin):
+    from alexnet_resnet.data import pipeline
+
+    batches = pipeline.training_batches(config.data, training, config.train.batch_size, config.seed, begin)
+    return prefetch(batches, mesh, config.data.prefetch)
+
+
+class _Judge:
+    """Evaluates during training and writes down what it finds."""
+
+    def __init__(self, evaluate: Evaluator, splits: dict, writer: Writer, progress: Progress):
+        self._evaluate, self._splits, self._writer, self._progress = evaluate, splits, writer, progress
+
+    def __call__(self, step: int, state: state_lib.TrainState, last: bool) -> float | None:
+        """The error on the validation split, or on the test split where there is none; at the end on both."""
+        names = [name for name in ("validation", "test") if name in self._splits]
+        errors = [self._judge(step, state, name) for name in (names if last else names[:1])]
+        return errors[0] if errors else None
+
+    def _judge(self, step: int, state: state_lib.TrainState, split: str) -> float:
+        result = self._evaluate(state, self._splits[split])
+        errors = {f"{split}/error": result.top1_error, f"{split}/top5_error": result.top5_error}
+        self._writer.write(step, **{f"{split}/loss": result.loss}, **errors)
+        self._progress.say(
+            f"step {step}: {split} error {100 * result.top1_error:.2f}%, "
+            f"top-5 error {100 * result.top5_error:.2f}% ({result.examples:,} examples)"
+        )
+        return result.top1_error
+
+
+def print_summary(final: dict[str, float], workdir: str) -> None:
+    """Prints a finished run's results as a table, and where everything is."""
+    lines = [("parameters", f"{final['parameters']:,}"), ("steps", f"{final['step']:,}")]
+    for split, what in (
+        ("train", "train error (last steps)"),
+        ("validation", "validation error"),
+        ("test", "test error"),
+    ):
+        if f"{split}/error" in final:
+            lines.append((what, f"{100 * final[f'{split}/error']:.2f}%"))
+    if "train/images_per_second" in final:
+        lines.append(("training speed", f"{final['train/images_per_second']:,.0f} images/s"))
+    for what, name in (("curve", workdir_lib.CURVE), ("checkpoints", workdir_lib.CHECKPOINTS)):
+        lines.append((what, os.path.join(workdir, name)))
+    width = max(len(what) for what, _ in lines)
+    print("\n" + "\n".join(f"  {what:<{width}}  {value}" for what, value in lines), flush=True)

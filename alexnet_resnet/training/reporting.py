@@ -1,0 +1,170 @@
+"""What a run says while it goes: measurements one step late, a progress bar, files to read later."""
+
+import json
+import math
+import os
+import sys
+import time
+
+import jax
+from jaxtyping import Array
+
+from alexnet_resnet.training import workdir as workdir_lib
+
+
+class Diverged(Exception):
+    """The loss or the gradient is no longer a finite number."""
+
+
+class Writer:
+    """Appends measurements to metrics.jsonl and to TensorBoard's events.
+
+    Args:
+      workdir: the run's folder.
+      step: where the run stands; what was written beyond it, by a run that was killed, is dropped.
+      tensorboard: whether events are written too.
+    """
+
+    def __init__(self, workdir: str, step: int, tensorboard: bool):
+        workdir_lib.keep_metrics_until(workdir, step)
+        self._file = open(os.path.join(workdir, workdir_lib.METRICS), "a", buffering=1)  # noqa: SIM115
+        self._events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, **values: float) -> None:
+        """Writes one row."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items() if self._events else ():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events:
+            self._events.close()
+
+
+class Progress:
+    """A bar on a terminal, one line for each report elsewhere.
+
+    Args:
+      start: the step a run begins at.
+      total: the step it ends at.
+    """
+
+    def __init__(self, start: int, total: int):
+        self._start, self._total, self._began = start, total, time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05)
+
+    def advance(self) -> None:
+        """One more step has been handed to the device."""
+        if self._bar:
+            self._bar.update()
+
+    def report(self, step: int, **values: float) -> None:
+        """Shows the latest training measurements."""
+        if self._bar:
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+            return
+        left = (time.monotonic() - self._began) / max(step - self._start, 1) * (self._total - step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.say(f"step {step}/{self._total}  {shown}  {_clock(left)} left")
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self._bar:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
+class Meter:
+    """Reads each step's measurements one step late, so that the host waits for a step only once the next is running.
+
+    Averages them over windows of `every` steps. The windows end at multiples of `every`, wherever a run was resumed.
+
+    Args:
+      every: steps in a window.
+      images_per_step: the batch size.
+      writer: takes each window's row.
+      progress: shows it.
+    """
+
+    def __init__(self, every: int, images_per_step: int, writer: Writer, progress: Progress):
+        self._every, self._images = every, images_per_step
+        self._writer, self._progress = writer, progress
+        self._late: tuple[int, dict[str, Array]] | None = None
+        self._window: list[dict[str, float]] = []
+        self._seconds = self._waited = 0.0
+        self._since = time.monotonic()
+        self.last: dict[str, float] = {}
+
+    def add(self, step: int, measured: dict[str, Array], waited: float) -> None:
+        """Takes the measurements of a step just dispatched and reads those of the step before.
+
+        Args:
+          step: the step's number, from 1.
+          measured: its scalars, still on the device.
+          waited: seconds that the loop waited for the step's batch.
+
+        Raises:
+          Diverged: the step before gave a loss or a gradient that is not finite.
+        """
+        self._read()
+        self._late = step, measured
+        self._waited += waited
+
+    def _read(self) -> None:
+        if self._late is None:
+            return
+        step, measured = self._late
+        self._late = None
+        values = {name: float(value) for name, value in jax.device_get(measured).items()}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
+            raise Diverged(
+                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']} "
+                f"at learning rate {values['learning_rate']:g}"
+            )
+        self._window.append(values)
+        if step % self._every == 0:
+            self._report(step)
+
+    def _report(self, step: int) -> None:
+        self._seconds += time.monotonic() - self._since
+        self._since = time.monotonic()
+        count = len(self._window)
+        means = {name: sum(row[name] for row in self._window) / count for name in self._window[0]}
+        seconds = max(self._seconds, 1e-9)
+        self.last = {
+            **means,
+            "images_per_second": count * self._images / seconds,
+            "input_wait_share": min(1.0, self._waited / seconds),
+        }
+        self._writer.write(step, **{f"train/{name}": value for name, value in self.last.items()})
+        shown = {"loss": means["loss"], "error %": 100 * means["error"], "images/s": self.last["images_per_second"]}
+        self._progress.report(step, **shown)
+        self._window, self._seconds, self._waited = [], 0.0, 0.0
+
+    def pause(self) -> None:
+        """Reads what is outstanding and stops the clock, before something that is not training."""
+        self._read()
+        self._seconds += time.monotonic() - self._since
+
+    def proceed(self) -> None:
+        """Starts the clock again."""
+        self._since = time.monotonic()

@@ -1,0 +1,107 @@
+"""Everything that a training run is at one moment."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree, UInt32
+
+from alexnet_resnet import models
+from alexnet_resnet.models import Context
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """The arrays that a step maps to the next step's; a checkpoint holds exactly these.
+
+    Attributes:
+      step: how many steps have been taken, int32.
+      params: the network's parameters, nested dictionaries by attribute name.
+      batch_stats: batch normalisation's running moments, likewise.
+      opt_state: the optimizer's state.
+      key: the data of the random key that every step folds its number into.
+      mean: the mean canvas that is subtracted from images, in grey levels; with it a checkpoint can judge an image
+        without the dataset.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+    key: UInt32[Array, "2"]
+    mean: Float[Array, "H W C"]
+
+
+class Network:
+    """A network as a pure function of its parameters and statistics.
+
+    The module is split once into its structure and its arrays; `apply` joins them again under a trace.
+
+    Args:
+      model: the configuration's `model` section.
+      image_shape: height, width, channels of what the network sees.
+      num_classes: logits.
+
+    Raises:
+      UserError: as `models.create`.
+    """
+
+    def __init__(self, model, image_shape: tuple[int, int, int], num_classes: int):
+        self._create = lambda key: models.create(model, image_shape, num_classes, key)
+        self.graphdef, self._params, self._stats = nnx.split(
+            nnx.eval_shape(self._create, jax.random.key(0)), nnx.Param, nnx.BatchStat
+        )
+        self.image_shape = tuple(image_shape)
+        self.num_classes = num_classes
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self._params))
+
+    def init(self, key: Array) -> tuple[PyTree, PyTree]:
+        """Fresh parameters and statistics. To be called under `jax.jit`."""
+        _, params, stats = nnx.split(self._create(key), nnx.Param, nnx.BatchStat)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+    def apply(
+        self, params: PyTree, batch_stats: PyTree, images: Float[Array, "N H W C"], context: Context = Context()
+    ) -> tuple[Float[Array, "N K"], PyTree]:
+        """The logits, and the running moments after this pass (unchanged unless `context.train`)."""
+        network = nnx.merge(self.graphdef, params, batch_stats, copy=True)
+        logits = network(images, context)
+        return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+
+def create(
+    network: Network, optimizer: optax.GradientTransformation, seed: int, mean: Float[Array, "H W C"]
+) -> TrainState:
+    """The state before the first step. To be called under `jax.jit`, so that every layout gets the same bits."""
+    params, batch_stats = network.init(jax.random.key(seed))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        # Another stream than the one the parameters were drawn from.
+        key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
+        mean=jnp.asarray(mean, jnp.float32),
+    )
+
+
+def from_config(config) -> Network:
+    """The network that a configuration describes."""
+    data = config.data
+    return Network(config.model, (data.image_size, data.image_size, data.channels), data.num_classes)
+
+
+def like(
+    config, network: Network, optimizer: optax.GradientTransformation, sharding: jax.sharding.Sharding
+) -> TrainState:
+    """The shapes and types of a configuration's state, as ShapeDtypeStructs with `sharding`."""
+    side = 1 if config.data.mean == "none" else config.data.canvas_size
+    mean = jax.ShapeDtypeStruct((side, side, config.data.channels), jnp.float32)
+    shapes = jax.eval_shape(lambda mean: create(network, optimizer, config.seed, mean), mean)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)

@@ -1,0 +1,97 @@
+"""The folder of a run: its configuration, its measurements, its checkpoints."""
+
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from alexnet_resnet import config as config_lib
+from alexnet_resnet.errors import UserError
+
+CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "curve.png"
+
+
+def write_atomically(path: str, text: str) -> None:
+    """Replaces a file's content as a whole: after a crash it is the old one or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=os.path.basename(path))
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def claim(workdir: str, config: ConfigDict) -> None:
+    """Makes the folder this run's, or makes sure that it already is.
+
+    Raises:
+      UserError: it cannot be written, or belongs to a run whose configuration gives other results.
+    """
+    path = os.path.join(workdir, CONFIG)
+    if os.path.exists(path):
+        changed = config_lib.differences(read_config(workdir), config)
+        if changed:
+            raise UserError(
+                f"workdir={workdir!r} belongs to another configuration; it differs in {'; '.join(changed)}."
+            )
+        return
+    if os.path.isdir(os.path.join(workdir, CHECKPOINTS)):
+        raise UserError(f"workdir={workdir!r} has checkpoints but no {CONFIG}: expected a new or an empty folder.")
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        write_atomically(path, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"workdir={workdir!r}: expected a folder that can be written ({error.strerror}).") from error
+
+
+def read_config(workdir: str) -> ConfigDict:
+    """The configuration that the run in `workdir` was started with.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    path = os.path.join(workdir, CONFIG)
+    try:
+        with open(path) as file:
+            fields = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"workdir={workdir!r}: expected the folder of a run, with a {CONFIG} ({error}).") from error
+    return ConfigDict(fields)
+
+
+def read_metrics(workdir: str) -> Iterator[dict]:
+    """The rows of the run's measurements, in the order of their steps; a half-written last line is left out.
+
+    Raises:
+      UserError: there are none.
+    """
+    path = os.path.join(workdir, METRICS)
+    if not os.path.exists(path):
+        raise UserError(f"workdir={workdir!r}: expected the folder of a run, with a {METRICS}.")
+    with open(path) as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def keep_metrics_until(workdir: str, step: int) -> None:
+    """Drops the measurements after `step`: the run goes on from there and will make them again."""
+    path = os.path.join(workdir, METRICS)
+    if os.path.exists(path):
+        rows = [row for row in read_metrics(workdir) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def final_measurements(workdir: str) -> dict[str, float]:
+    """The last value of everything that the run measured, and the median of its images per second."""
+    final, rates = {}, []
+    for row in read_metrics(workdir):
+        final |= row
+        rates += [row["train/images_per_second"]] if "train/images_per_second" in row else []
+    if rates:
+        final["train/images_per_second"] = statistics.median(rates)
+    return final

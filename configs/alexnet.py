@@ -1,0 +1,34 @@
+"""AlexNet on ImageNet (Krizhevsky et al. 2012); the argument is the number of columns, 2 (the paper's) or 1.
+
+  python -m alexnet_resnet.train --config=configs/alexnet.py --workdir=runs/alexnet
+
+Paper, ILSVRC-2012 validation, ten views: top-1 error 40.7%, top-5 18.2%. Meant for one GPU or more; the dataset is
+TFDS's imagenet2012.
+"""
+
+from alexnet_resnet import config as config_lib
+
+
+def get_config(columns: str = "2"):
+    config = config_lib.default("alexnet")
+    config.model.columns = int(columns)
+    config.data.dataset = "imagenet2012"
+    config.data.num_classes = 1000
+    config.data.train_split = "train"
+    config.data.validation_split = "validation"
+    config.data.test_split = ""
+    # Section 2: the shorter side to 256, the central 256x256; section 4.1: random 224x224 crops and flips.
+    config.data.canvas_size = 256
+    config.data.image_size = 224
+    config.data.random_crop = True
+    config.data.random_flip = True
+    config.data.mean = "per_pixel"
+    # Section 5.
+    config.train.batch_size = 128
+    config.train.duration = "90 epochs"
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 0.0005
+    config.optimizer.boundaries = (0.3, 0.6, 0.9)
+    config.checkpoint.every = "1000 steps"
+    return config

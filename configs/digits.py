@@ -1,0 +1,24 @@
+"""A small residual network on scikit-learn's handwritten digits: nothing to download.
+
+  python -m alexnet_resnet.train --config=configs/digits.py --workdir=runs/digits
+
+Expected: about 1% test error; meant for any CPU.
+"""
+
+from alexnet_resnet import config as config_lib
+
+
+def get_config():
+    config = config_lib.default("resnet_cifar")
+    config.model.depth = 8
+    config.data.dataset = "digits"
+    config.data.train_split = "train[:1257]"
+    config.data.validation_split = "train[1257:]"
+    config.data.canvas_size = 36
+    config.data.random_crop = True
+    config.train.batch_size = 64
+    config.train.duration = "15 epochs"
+    config.optimizer.boundaries = (0.6, 0.9)
+    config.evaluation.every = "1 epoch"
+    config.log.every = "10 steps"
+    return config
