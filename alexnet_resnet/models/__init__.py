@@ -13,11 +13,33 @@ from jaxtyping import Array, Float
 from alexnet_resnet.errors import UserError, check_choice, near_matches
 from alexnet_resnet.models.alexnet import AlexNet
 from alexnet_resnet.models.context import Context
+from alexnet_resnet.models.cuda_convnet import CudaConvnet
+from alexnet_resnet.models.lenet import LeNet
 from alexnet_resnet.models.resnet import CifarResNet, ResNet
+from alexnet_resnet.models.vgg import VGG
 
-__all__ = ["NETWORKS", "AlexNet", "CifarResNet", "Context", "ResNet", "activations", "create", "defaults"]
+__all__ = [
+    "NETWORKS",
+    "VGG",
+    "AlexNet",
+    "CifarResNet",
+    "Context",
+    "CudaConvnet",
+    "LeNet",
+    "ResNet",
+    "activations",
+    "create",
+    "defaults",
+]
 
-NETWORKS = {"alexnet": AlexNet, "resnet": ResNet, "resnet_cifar": CifarResNet}
+NETWORKS = {
+    "alexnet": AlexNet,
+    "cuda_convnet": CudaConvnet,
+    "lenet": LeNet,
+    "resnet": ResNet,
+    "resnet_cifar": CifarResNet,
+    "vgg": VGG,
+}
 
 
 def defaults(name: str) -> dict:
