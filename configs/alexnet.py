@@ -1,17 +1,22 @@
-"""AlexNet on ImageNet (Krizhevsky et al. 2012); the argument is the number of columns, 2 (the paper's) or 1.
+"""AlexNet on ImageNet (Krizhevsky et al. 2012); the argument names a variant, or several joined by '+'.
 
   python -m alexnet_resnet.train --config=configs/alexnet.py --workdir=runs/alexnet
+
+`as_written` (the default) is the paper's text, `as_run` net 145 of the author's source, which the paper's numbers come
+from: docs/alexnet_as_written_and_as_run.md. `1` has one column of full width. The ablations go with either preset, such
+as `as_run+non_overlapping`; alexnet_resnet/models/alexnet_variants.py lists them all.
 
 Paper, ILSVRC-2012 validation, ten views: top-1 error 40.7%, top-5 18.2%. Meant for one GPU or more; the dataset is
 TFDS's imagenet2012.
 """
 
 from alexnet_resnet import config as config_lib
+from alexnet_resnet.models import alexnet_variants
 
 
-def get_config(columns: str = "2"):
+def get_config(variant: str = "as_written"):
     config = config_lib.default("alexnet")
-    config.model.columns = int(columns)
+    config.model.update(alexnet_variants.fields(variant))
     config.data.dataset = "imagenet2012"
     config.data.num_classes = 1000
     config.data.train_split = "train"
@@ -19,7 +24,7 @@ def get_config(columns: str = "2"):
     config.data.test_split = ""
     # Section 2: the shorter side to 256, the central 256x256; section 4.1: random 224x224 crops and flips.
     config.data.canvas_size = 256
-    config.data.image_size = 224
+    config.data.image_size = 227 if "caffe" in variant.split("+") else 224
     config.data.random_crop = True
     config.data.random_flip = True
     config.data.mean = "per_pixel"
