@@ -16,7 +16,9 @@ from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# Pixels that one matrix product runs over. Fewer make many partial sums to add; more leave the cache.
+# Products smaller than this run over PIXELS at a time. XLA shares a large product between threads by its rows and
+# columns; a small one it computes on one, unless it comes as a batch of products.
+SMALL = 128 * 128
 PIXELS = 1536
 
 
@@ -35,15 +37,19 @@ def convolve_cpu(
       padding: rows of zeros (above, below) and columns (left, right).
     """
     padding = tuple((int(low), int(high)) for low, high in padding)
-    if not wins(x.shape, kernel.shape, stride, padding):
+    if not applies(x.shape, kernel.shape, stride, padding):
         return _convolve(x, kernel, stride, padding)
     # Inside shard_map the kernel's gradient is a sum over the devices, which a custom gradient may not add itself.
     x, kernel = _vary_alike(x, kernel)
     return _with_gradient(x, kernel, stride, padding)
 
 
-def wins(x: Sequence[int], kernel: Sequence[int], stride: int, padding: Padding) -> bool:
-    """Whether the matrix products beat XLA's kernel gradient: by the shapes alone, from measurements."""
+def applies(x: Sequence[int], kernel: Sequence[int], stride: int, padding: Padding) -> bool:
+    """Whether the kernel's gradient is taken by products: from the shapes alone.
+
+    They were faster at all convolutions of the two papers' networks with a batch to train on. XLA keeps negative
+    padding, which crops, and outputs without pixels.
+    """
     return all(low >= 0 and high >= 0 for low, high in padding) and 0 not in _output(x, kernel, stride, padding)
 
 
@@ -110,9 +116,9 @@ def _side_by_side(arrays: list[Array]) -> Array:
 
 
 def _sum_over_pixels(a: Float[Array, "N i j C"], b: Float[Array, "N i j D"]) -> Float[Array, "C D"]:
-    """Products over a few images each, then their sum: XLA runs a batch of products in parallel, and one does not."""
-    n, pixels = a.shape[0], prod(a.shape[1:3])
-    images = max(m for m in range(1, n + 1) if n % m == 0 and (m == 1 or m * pixels <= PIXELS))
+    """The transpose of a times b, all pixels of all images being rows."""
+    n, pixels, small = a.shape[0], prod(a.shape[1:3]), a.shape[-1] * b.shape[-1] < SMALL
+    images = max(m for m in range(1, n + 1) if n % m == 0 and (m == 1 or m * pixels <= PIXELS)) if small else n
     a, b = (t.reshape(n // images, images * pixels, t.shape[-1]) for t in (a, b))
     wide = jnp.promote_types(a.dtype, jnp.float32)
     products = lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))), preferred_element_type=wide)

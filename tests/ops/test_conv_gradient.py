@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_resnet.ops.conv_gradient import PIXELS, convolve_cpu, kernel_gradient, wins
+from alexnet_resnet.ops.conv_gradient import PIXELS, SMALL, applies, convolve_cpu, kernel_gradient
 
 # x, kernel, stride, padding.
 CASES = {
@@ -27,8 +27,9 @@ CASES = {
     "a kernel that is not square": ((2, 8, 6, 3), (2, 5, 3, 4), 1, ((1, 0), (2, 2))),
     "an even kernel, stride 3": ((2, 11, 10, 2), (4, 2, 2, 3), 3, ((1, 1), (0, 1))),
     "stride past the kernel": ((2, 9, 9, 2), (2, 2, 2, 3), 4, ((0, 0), (0, 0))),
-    "alexnet conv1": ((1, 43, 43, 3), (11, 11, 3, 4), 4, ((0, 1), (0, 1))),
+    "alexnet conv1": ((1, 15, 15, 1), (11, 11, 1, 2), 4, ((0, 1), (0, 1))),
     "the kernel covers the image": ((3, 4, 4, 2), (4, 4, 2, 3), 1, ((0, 0), (0, 0))),
+    "channels past a small product": ((2, 4, 4, 43), (3, 3, 43, 43), 1, ((1, 1), (1, 1))),
     "one image, one channel": ((1, 5, 5, 1), (3, 3, 1, 1), 1, ((1, 1), (1, 1))),
     "a prime batch": ((13, 3, 3, 2), (3, 3, 2, 2), 1, ((1, 1), (1, 1))),
     "negative padding": ((2, 8, 8, 3), (3, 3, 3, 4), 1, ((-1, 1), (0, -2))),
@@ -66,6 +67,11 @@ def test_gradients_equal_those_of_lax(case):
         for a, e in zip(actual, expected, strict=True):
             assert a.dtype == jnp.float64
             np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-10)
+
+
+def test_the_cases_have_products_on_both_sides_of_small():
+    sizes = [h * c * w * d for _, (h, w, c, d), stride, _ in CASES.values() if stride == 1]
+    assert min(sizes) < SMALL < max(sizes)
 
 
 def test_kernel_gradient_is_the_sum_it_says():
@@ -116,9 +122,9 @@ def test_second_derivatives_equal_those_of_lax():
 
 
 def test_negative_padding_and_empty_outputs_are_left_to_lax():
-    assert not wins((2, 8, 8, 3), (3, 3, 3, 4), 1, ((-1, 1), (0, 0)))
-    assert not wins((2, 2, 2, 3), (3, 3, 3, 4), 1, ((0, 0), (0, 0)))
-    assert wins((128, 32, 32, 16), (3, 3, 16, 16), 1, ((1, 1), (1, 1)))
+    assert not applies((2, 8, 8, 3), (3, 3, 3, 4), 1, ((-1, 1), (0, 0)))
+    assert not applies((2, 2, 2, 3), (3, 3, 3, 4), 1, ((0, 0), (0, 0)))
+    assert applies((128, 32, 32, 16), (3, 3, 16, 16), 1, ((1, 1), (1, 1)))
 
 
 SHARDED = """
