@@ -11,7 +11,15 @@ first, and prints the largest difference between the two programs' logits, how o
 top-1 and top-5 error of each (centre crop of 224 from a shorter side of 256). --data_dir may be left out: then it only
 writes the files. Keras and TensorFlow are needed for the comparison.
 
-Result (2 CPU cores, float32, the 64 validation images of one shard): see docs/pretrained.md.
+Result (2 CPU cores, float32, Keras 3.15.1 on TensorFlow 2.21, the first 64 validation images of TFDS' first shard):
+
+    267 arrays, the same from the names of today and 2017: True
+    preprocessing: max difference 0
+    logits: max difference 3.24e-05, largest 37.6
+    same top-1 on 64 of 64 images
+    top-1 / top-5 error in percent: ours 12.50 / 1.56, Keras 12.50 / 1.56
+
+The authors report 24.7 / 7.8 for this network and one crop on all 50,000 images; 64 images are a check, not a measure.
 """
 
 import argparse
@@ -45,25 +53,25 @@ def read_tfjs(folder: pathlib.Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def keras_names() -> tuple[list[str], list[str]]:
-    """The tensor names of Keras' ResNet-50 in the order of its layers: today's, and 2017's of the same tensors."""
+def keras_names() -> tuple[list[str], dict[str, str]]:
+    """The names of 2017 in the order of Keras' layers, and from them to today's in today's order."""
     network = pretrained.network_of("keras", "resnet:50")
     module = nnx.eval_shape(lambda: create(network, (224, 224, 3), 1000, jax.random.key(0)))
     states = nnx.split(module, nnx.Param, nnx.BatchStat)[1:]
     paths = [path for state in states for path in nnx.to_flat_state(state).paths]
     old = tables.entries(tables.keras_2017_resnet(50), paths)
     today = tables.entries(tables.KERAS_RESNET, paths)
-    renamed = {(row.path, row.fold): row.name for row in old}
-    return [row.name for row in today], [renamed[row.path, row.fold] for row in today]
+    was = {(row.path, row.fold): row.name for row in old}
+    return [row.name for row in old], {was[row.path, row.fold]: row.name for row in today}
 
 
 def convert(folder: pathlib.Path, h5: pathlib.Path) -> pathlib.Path:
     """Writes the TensorFlow.js model as Keras' .h5 with today's names, and beside it with those of 2017."""
     tensors = read_tfjs(folder)
-    today, old = keras_names()
+    old, today = keras_names()
     if set(old) != set(tensors):
         raise ValueError(f"{folder}: not the tensors of ResNet-50: {sorted(set(old) ^ set(tensors))[:5]}")
-    files.write(h5, {name: tensors[was] for name, was in zip(today, old, strict=True)})
+    files.write(h5, {name: tensors[was] for was, name in today.items()})
     of_2017 = h5.with_name(f"{h5.stem}_2017{h5.suffix}")
     files.write(of_2017, {name: tensors[name] for name in old})
     return of_2017

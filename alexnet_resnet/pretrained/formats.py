@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 
 from alexnet_resnet.errors import UserError, check_choice
+from alexnet_resnet.models import alexnet_variants
 from alexnet_resnet.pretrained import files, tables
 from alexnet_resnet.pretrained.preprocessing import CAFFE, HUGGINGFACE, TORCHVISION, Preprocessing
 
-# Projections where the shape changes, a padded max-pool and no bias in conv1 (or one that is folded away): all formats.
-_RESNET = dict(name="resnet", shortcut="B", residual=True, stem_pool="torchvision", width=1.0)
+# Projections where the shape changes and a padded max-pool: all formats.
+_RESNET = dict(name="resnet", shortcut="B", stem_pool="torchvision")
 _DEPTHS = {"resnet": (18, 34, 50, 101, 152), "vgg": (16, 19), "alexnet": ()}
 
 
@@ -31,8 +32,8 @@ class Format:
 
 _V1_5 = _RESNET | dict(stride_in="3x3", bn_epsilon=1e-5)
 _TORCH_FILES = files.SAFETENSORS + files.TORCH
-_ALEXNET = dict(name="alexnet", variant="torchvision")
-_VGG = dict(name="vgg")
+_ALEXNET = dict(name="alexnet") | alexnet_variants.TORCHVISION
+_VGG = dict(name="vgg", batch_norm=False)
 
 FORMATS = {
     "keras": Format(

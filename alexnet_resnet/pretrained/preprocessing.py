@@ -42,7 +42,7 @@ class Preprocessing:
         if self.resize < self.crop:
             raise UserError(f"preprocessing.resize={self.resize}: expected at least the crop's {self.crop}.")
 
-    def __call__(self, images: Num[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
+    def __call__(self, images: Num[Array | np.ndarray, "N H W 3"]) -> Float[Array, "N H W 3"]:
         """Network input from RGB images of 0 to 255, of any size and type; float32."""
         x = jnp.asarray(images).astype(jnp.float32)
         if self.channels == "bgr":
@@ -104,8 +104,8 @@ def _timm(config: Mapping, default: Preprocessing) -> Preprocessing | None:
         resize=int(crop / described["crop_pct"]),
         crop=crop,
         interpolation=described["interpolation"],
-        mean=tuple(described["mean"]),
-        std=tuple(described["std"]),
+        mean=tuple(map(float, described["mean"])),
+        std=tuple(map(float, described["std"])),
     )
 
 
@@ -119,6 +119,6 @@ def _huggingface(config: Mapping, default: Preprocessing) -> Preprocessing | Non
         resize=int(crop / config["crop_pct"]) if config.get("crop_pct") else crop,
         crop=crop,
         interpolation=interpolation,
-        mean=tuple(config["image_mean"]),
-        std=tuple(config["image_std"]),
+        mean=tuple(map(float, config["image_mean"])),
+        std=tuple(map(float, config["image_std"])),
     )

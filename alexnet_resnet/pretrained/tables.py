@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from alexnet_resnet.models.vgg import STAGES
+
 Path = tuple[str | int, ...]
 
 
@@ -264,12 +266,10 @@ TORCHVISION_ALEXNET = Naming(
     kernels={"fc6": flattened_maps(6)},
 )
 
-_VGG_BLOCKS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-
 
 def _vgg_features(depth: int) -> dict[str, Callable[..., str]]:
     # Each convolution is followed by its ReLU and each block by a max-pool, all of them numbered.
-    first = [0, *itertools.accumulate(2 * layers + 1 for layers in _VGG_BLOCKS[depth])]
+    first = [0, *itertools.accumulate(2 * layers + 1 for layers in STAGES[depth])]
     return {"conv{b}_{i}": lambda b, i: f"features.{first[b - 1] + 2 * (i - 1)}"}
 
 

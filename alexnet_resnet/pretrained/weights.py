@@ -49,10 +49,7 @@ class Pretrained:
 
 
 def load(path: str | pathlib.Path, format: str, model: str) -> Pretrained:
-    """Reads a file of published weights.
-
-    Keras' ResNets have a bias in every convolution. Each is followed by a batch normalisation, so the bias b is taken
-    from its mean: (x + b - mean) = (x - (mean - b)), the same function with one array less.
+    """Reads a file of published weights, with the preprocessing that it or a file beside it asks for.
 
     Args:
       path: a .h5 file for Keras (the names of today or of 2017), else .safetensors or, with torch installed, .pth.
@@ -60,77 +57,111 @@ def load(path: str | pathlib.Path, format: str, model: str) -> Pretrained:
       model: 'resnet:18' to 'resnet:152', 'vgg:16', 'vgg:19' or 'alexnet', as the format has them.
 
     Raises:
-      UserError: a format without the model, an unreadable file, or a file whose tensors are not exactly the model's:
-        the message names those that are missing, unknown or of another shape.
+      UserError: a format without the model, an unreadable file, or whatever `from_tensors` refuses.
     """
     path = pathlib.Path(path)
-    network = network_of(format, model)
+    network_of(format, model)
     files.check_suffix(path, FORMATS[format].suffixes)
-    tensors = files.read(path)
-    namings = namings_of(format, network)
-    paths = _shapes(network, num_classes=1).keys()
-    naming = max(namings, key=lambda naming: len(tensors.keys() & {e.name for e in tables.entries(naming, paths)}))
-    head = tensors.get(next(e.name for e in tables.entries(naming, paths) if e.path in _HEADS))
-    num_classes = 1000 if head is None or head.ndim != 1 else len(head)
+    weights = from_tensors(files.read(path), format, model, str(path))
+    return dataclasses.replace(weights, preprocessing=described_beside(path, weights.preprocessing))
 
-    shapes = _shapes(network, num_classes)
-    rows = tables.entries(naming, shapes)
-    _check_names(path, format, model, tensors, rows, set(tables.counters(naming, shapes)))
-    _check_shapes(path, format, model, tensors, rows, shapes)
+
+def from_tensors(tensors: Mapping[str, np.ndarray], format: str, model: str, source: str = "") -> Pretrained:
+    """Published weights, as arrays by the names that a format gives them, in our network.
+
+    Keras' ResNets have a bias in every convolution. Each is followed by a batch normalisation, so the bias b is taken
+    from its mean: x + b - mean = x - (mean - b), the same function with one array less.
+
+    Args:
+      tensors: every tensor of the file; 16-bit floats become float32.
+      format: 'keras', 'torchvision', 'timm' or 'huggingface'.
+      model: such as 'resnet:50'.
+      source: what errors call the weights.
+
+    Raises:
+      UserError: a format without the model, or tensors that are not exactly the model's: the message lists those that
+        are missing, unknown or of another shape.
+    """
+    network = network_of(format, model)
+    shapes = _shapes(network, num_classes=1000)
+    known = [(naming, tables.entries(naming, shapes)) for naming in namings_of(format, network)]
+    naming, rows = max(known, key=lambda pair: sum(row.name in tensors for row in pair[1]))
+    head = tensors.get(next(row.name for row in rows if row.path in _HEADS))
+    num_classes = 1000 if head is None or head.ndim != 1 else len(head)
+    if num_classes != 1000:
+        shapes = _shapes(network, num_classes)
+
+    what = f"weights={source!r}: expected the {len(rows)} tensors of {format} {model}, got"
+    _check_names(what, tensors, rows, set(tables.counters(naming, shapes)))
+    _check_shapes(what, tensors, rows, shapes)
     tree = {row.path: _as_float32(row.layout.to_ours(tensors[row.name])) for row in rows if not row.fold}
     for row in rows:
         if row.fold:
             tree[row.path] = tree[row.path] - _as_float32(tensors[row.name])
-    return Pretrained(
-        network,
-        num_classes,
-        *_nested(tree),
-        described_beside(path, FORMATS[format].preprocessing),
-    )
+    return Pretrained(network, num_classes, *_nested(tree), FORMATS[format].preprocessing)
 
 
 def save(
     path: str | pathlib.Path, format: str, network: Mapping, params: Mapping, batch_stats: Mapping | None = None
 ) -> None:
-    """Writes our weights as a file of a format, with today's names.
-
-    What the other program computes with the file is what our network computes: a bias of conv1 goes into the mean
-    behind it, a difference in epsilon into the variances. Keras' convolution biases are written as zeros.
+    """Writes our weights as a file of a format; the arguments are those of `to_tensors`.
 
     Args:
       path: a .h5 file for Keras, else .safetensors or, with torch installed, .pth.
+
+    Raises:
+      UserError: a file name of another kind, or whatever `to_tensors` refuses.
+    """
+    path = pathlib.Path(path)
+    tensors = to_tensors(format, network, params, batch_stats)
+    files.check_suffix(path, FORMATS[format].suffixes)
+    files.write(path, tensors)
+
+
+def to_tensors(
+    format: str, network: Mapping, params: Mapping, batch_stats: Mapping | None = None
+) -> dict[str, np.ndarray]:
+    """Our weights as arrays by the (current) names of a format, so that its program computes what our network does.
+
+    A bias of ResNet's conv1 goes into the mean behind it and a difference in epsilon into the variances. Keras'
+    convolution biases are zeros.
+
+    Args:
       format: 'keras', 'torchvision', 'timm' or 'huggingface'.
       network: the configuration of the network.
       params: its parameters, nested dictionaries as of `nnx.to_pure_dict`.
       batch_stats: its batch statistics, likewise.
 
     Raises:
-      UserError: a format without the network, or one whose network computes something else.
+      UserError: a format without the network, or whose network computes something else.
     """
-    path = pathlib.Path(path)
-    fields = models.defaults(network["name"]) | dict(network)
-    model = f"{fields['name']}:{fields['depth']}" if "depth" in fields else fields["name"]
-    expected = network_of(format, model)
-    for field, value in expected.items():
-        if field != "bn_epsilon" and fields.get(field) != value:
-            raise UserError(f"model.{field}={fields.get(field)!r}: expected {value!r}, as {format} has it.")
-    files.check_suffix(path, FORMATS[format].suffixes)
+    defaults = models.defaults(network["name"])
+    fields = defaults | dict(network)
+    expected = network_of(format, f"{fields['name']}:{fields['depth']}" if "depth" in fields else fields["name"])
+    for field, value in (defaults | expected).items():
+        if field not in _FREE and fields[field] != value:
+            raise UserError(f"model.{field}={fields[field]!r}: expected {value!r}, as {format} has it.")
 
-    tree = {p: np.asarray(a, np.float32) for t in (params, batch_stats or {}) for p, a in _flat(t).items()}
-    bias = tree.pop(("conv1", "bias"), None) if ("bn1", "mean") in tree else None
-    if bias is not None:
-        tree["bn1", "mean"] = tree["bn1", "mean"] - bias
-    if "bn_epsilon" in expected:
+    flat = traverse_util.flatten_dict(dict(params)) | traverse_util.flatten_dict(dict(batch_stats or {}))
+    tree = {path: np.asarray(array, np.float32) for path, array in flat.items()}
+    if fields["name"] == "resnet":
+        tree["bn1", "mean"] = tree["bn1", "mean"] - tree.pop(("conv1", "bias"), np.float32(0))
         shift = np.float32(fields["bn_epsilon"] - expected["bn_epsilon"])
-        tree |= {p: a + shift for p, a in tree.items() if p[-1] == "variance"}
+        tree |= {path: array + shift for path, array in tree.items() if path[-1] == "variance"}
     naming = namings_of(format, expected)[0]
     tensors = {
         row.name: np.zeros_like(tree[row.path]) if row.fold else row.layout.to_file(tree[row.path])
         for row in tables.entries(naming, tree)
     }
-    tensors |= {name: np.zeros((), np.int64) for name in tables.counters(naming, tree)}
-    files.write(path, tensors)
+    return tensors | {name: np.zeros((), np.int64) for name in tables.counters(naming, tree)}
 
+
+# Fields in which a network may differ from a format's: they tell how it starts, trains or rounds, not what it computes,
+# or `to_tensors` makes up for them.
+_FREE = {
+    *("bn_epsilon", "conv1_bias", "dropout", "dtype", "ghost_batch", "zero_init_residual"),
+    *("init_std", "middle_init_std", "fc_init_std", "hidden_bias"),
+}
 
 _HEADS = (("fc", "bias"), ("fc8", "bias"))
 
@@ -143,13 +174,13 @@ def _skeleton(network: Mapping, num_classes: int) -> tuple:
 
 
 def _shapes(network: Mapping, num_classes: int) -> dict[tables.Path, tuple[int, ...]]:
-    """The shape of every parameter and batch statistic by its path."""
+    """The shape of every parameter and batch statistic of a network by its path."""
     states = _skeleton(network, num_classes)[1:]
-    return {path: a.shape for state in states for path, a in _flat(nnx.to_pure_dict(state)).items()}
+    return {path: a.shape for state in states for path, a in _flat(state).items()}
 
 
-def _flat(tree: Mapping) -> dict[tables.Path, np.ndarray]:
-    return traverse_util.flatten_dict(tree)
+def _flat(state: nnx.State) -> dict:
+    return traverse_util.flatten_dict(nnx.to_pure_dict(state))
 
 
 def _nested(tree: Mapping[tables.Path, np.ndarray]) -> tuple[dict, dict]:
@@ -167,31 +198,22 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _check_names(path, format, model, tensors, rows, counters) -> None:
+def _check_names(what, tensors, rows, counters) -> None:
     expected = {row.name for row in rows}
     missing = [row.name for row in rows if row.name not in tensors]
     unknown = [name for name in tensors if name not in expected and name not in counters]
-    faults = [
-        f"{len(names)} {what} ({_listed(names)})"
-        for names, what in ((missing, "missing"), (unknown, "unknown"))
-        if names
-    ]
-    if faults:
-        raise UserError(
-            f"weights={str(path)!r}: expected the {len(rows)} tensors of {format} {model}, got {' and '.join(faults)}."
-        )
+    faults = [f"{len(names)} {kind}: {_listed(names)}" for names, kind in ((missing, "missing"), (unknown, "unknown"))]
+    if missing or unknown:
+        raise UserError(f"{what} {'; '.join(fault for fault in faults if fault[0] != '0')}.")
 
 
-def _check_shapes(path, format, model, tensors, rows, shapes) -> None:
+def _check_shapes(what, tensors, rows, shapes) -> None:
     faults = []
     for row in rows:
         array, expected = tensors[row.name], row.layout.shape_in_file(shapes[row.path])
         if array.shape != expected:
             faults.append(f"{row.name} {array.shape} for {expected}")
         elif not jnp.issubdtype(array.dtype, jnp.floating):
-            faults.append(f"{row.name} of type {array.dtype}")
+            faults.append(f"{row.name} {array.dtype} for a float")
     if faults:
-        raise UserError(
-            f"weights={str(path)!r}: expected the shapes of {format} {model} in floating point, "
-            f"got {len(faults)} others: {_listed(faults)}."
-        )
+        raise UserError(f"{what} {len(faults)} of another shape: {_listed(faults)}.")
