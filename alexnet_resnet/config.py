@@ -104,7 +104,7 @@ def default(network: str) -> ConfigDict:
     )
 
 
-def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping | ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a configuration with their dotted names; tuples and lists become lists, as JSON has them."""
     for name, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
@@ -113,7 +113,7 @@ def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, list(value) if isinstance(value, tuple) else value
 
 
-def differences(old: Mapping, new: Mapping) -> list[str]:
+def differences(old: Mapping | ConfigDict, new: Mapping | ConfigDict) -> list[str]:
     """One line for each field that differs in a way that changes the results: 'name: old -> new'."""
     old, new = dict(flatten(old)), dict(flatten(new))
     return [
@@ -123,7 +123,7 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
     ]
 
 
-def steps(field: str, duration: str, steps_per_epoch: float) -> int:
+def steps(field: str, duration: str, steps_per_epoch: int | float) -> int:
     """A duration such as '500 steps' or '1.5 epochs' in whole training steps, rounded to the nearest.
 
     Raises:

@@ -5,7 +5,6 @@ evaluates. `activations` returns what each layer made of its input, by name.
 """
 
 import inspect
-from collections.abc import Mapping
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -53,7 +52,7 @@ def defaults(name: str) -> dict:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "rngs"}
 
 
-def create(model: Mapping, image_shape: tuple[int, int, int], num_classes: int, key: Array) -> nnx.Module:
+def create(model, image_shape: tuple[int, int, int], num_classes: int, key: Array) -> nnx.Module:
     """Builds the network that a configuration describes, with fresh parameters.
 
     Call it under `jax.jit` or `nnx.eval_shape`: initialisers run eagerly differ in their last bits.

@@ -1,13 +1,14 @@
 """Residual networks for ImageNet and CIFAR, and the plain networks they are compared with (He et al. 2016)."""
 
 import math
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from alexnet_resnet.errors import UserError, check_at_least, check_choice
+from alexnet_resnet.errors import UserError, check_choice
 from alexnet_resnet.models.context import Context
 from alexnet_resnet.models.layers import COMPUTE_TYPES, BatchNorm, Conv, Dense
 from alexnet_resnet.ops.pooling import ceil_padding, global_avg_pool, max_pool
@@ -261,7 +262,7 @@ class CifarResNet(_StagedNetwork):
         return self._stages_to_logits(x, context)
 
 
-def run_blocks(blocks: nnx.List, x: Float[Array, "N H W C"], context: Context) -> Float[Array, "N h w D"]:
+def run_blocks(blocks: Iterable[nnx.Module], x: Float[Array, "N H W C"], context: Context) -> Float[Array, "N h w D"]:
     """Calls the blocks of one stage in turn, each under its number."""
     for number, block in enumerate(blocks):
         x = context.run(str(number), block, x)
@@ -275,7 +276,8 @@ def _scaled(features: int, width: float) -> int:
 def _check_shared(residual, shortcut, zero_init_residual, ghost_batch, bn_epsilon, width, dtype) -> None:
     check_choice("model.shortcut", shortcut, SHORTCUTS)
     check_choice("model.dtype", dtype, COMPUTE_TYPES)
-    check_at_least("model.ghost_batch", ghost_batch, 0)
+    if ghost_batch < 0:
+        raise UserError(f"model.ghost_batch={ghost_batch}: expected a number of at least 0.")
     if not bn_epsilon > 0:
         raise UserError(f"model.bn_epsilon={bn_epsilon}: expected a number above 0.")
     if not width > 0:

@@ -20,7 +20,7 @@ def batch_moments(x: Float[Array, "N ... C"], group: int = 0) -> tuple[Float[Arr
     """
     n = x.shape[0]
     group = group or n
-    if n % group:
+    if group < 1 or n % group:
         raise ValueError(f"group={group}: expected a divisor of the batch size {n}")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(n // group, group, *x.shape[1:])
     axes = tuple(range(1, x.ndim - 1))

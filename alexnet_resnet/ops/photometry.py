@@ -26,8 +26,10 @@ def subtract_mean(
       flips: which crops were mirrored left to right after cropping; None for none.
     """
     images = images.astype(jnp.float32)
-    if mean.shape[:2] == (1, 1) or offsets is None:
+    if mean.shape[:2] == (1, 1):
         return images - mean
+    if offsets is None:
+        return images - (mean if flips is None else jnp.where(flips[:, None, None, None], mean[:, ::-1], mean))
     size = (*images.shape[1:3], mean.shape[-1])
 
     def own_mean(offset, flip):

@@ -49,12 +49,16 @@ def max_pool(
 def avg_pool(
     x: Float[Array, "N H W C"], window: int, stride: int, padding: Padding = ((0, 0), (0, 0))
 ) -> Float[Array, "N h w C"]:
-    """The mean of the cells of each window that lie inside the image, as cuda-convnet divides."""
-    total = _pool(x, 0, lax.add, window, stride, padding)
-    if not any(side for pair in padding for side in pair):
-        return total / (window * window)
-    cells = _pool(jnp.ones((1, *x.shape[1:3], 1), x.dtype), 0, lax.add, window, stride, padding)
-    return total / cells
+    """The mean of the cells of each window that lie inside the image, as cuda-convnet divides.
+
+    Summed in float32 at least: in bfloat16 a sum of ones stops at 256.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    total = _pool(wide, 0, lax.add, window, stride, padding)
+    cells = window * window
+    if any(side for pair in padding for side in pair):
+        cells = _pool(jnp.ones((1, *x.shape[1:3], 1), wide.dtype), 0, lax.add, window, stride, padding)
+    return (total / cells).astype(x.dtype)
 
 
 def global_avg_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N C"]:

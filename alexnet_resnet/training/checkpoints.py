@@ -5,6 +5,7 @@ each array, taken on the device before saving and compared after restoring.
 """
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -18,8 +19,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.training.state import TrainState
-
-METRIC = "error"
 
 
 def digest(x: Array) -> UInt32[Array, ""]:
@@ -54,6 +53,12 @@ def _fields(state: TrainState) -> dict:
     return dict(vars(state))
 
 
+def _error(metrics: Mapping | None) -> float:
+    """A checkpoint's validation error; infinite where it was not measured."""
+    error = (metrics or {}).get("error")
+    return math.inf if error is None else error
+
+
 class Damaged(Exception):
     """A checkpoint's files do not give back what was saved."""
 
@@ -74,15 +79,15 @@ class Checkpoints:
         self.directory = os.path.abspath(directory)
         if read_only and not os.path.isdir(self.directory):
             raise UserError(f"workdir={os.path.dirname(directory)!r}: expected checkpoints in {directory!r}.")
-        best = preservation_policy.BestN(
-            get_metric_fn=lambda metrics: -metrics[METRIC], n=keep_best, keep_checkpoints_without_metrics=False
-        )
+        best = preservation_policy.BestN(get_metric_fn=lambda metrics: -_error(metrics), n=keep_best)
         last = preservation_policy.LatestN(n=keep_last)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 create=not read_only,
                 read_only=read_only,
+                best_fn=_error,
+                best_mode="min",
                 preservation_policy=preservation_policy.AnyPreservationPolicy([last, best] if keep_best else [last]),
                 enable_background_delete=True,
             ),
@@ -97,7 +102,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(fields), digests=ocp.args.JsonSave(_values(fields))),
-            metrics=None if error is None else {METRIC: error},
+            metrics={"error": error},
             force=True,
         )
 
@@ -107,12 +112,8 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the lowest validation error, the earliest among equals; None where none has one."""
-        scored = [(metrics[METRIC], step) for step in self.steps() if (metrics := self._metrics(step))]
-        return min(scored)[1] if scored else None
-
-    def _metrics(self, step: int) -> Mapping | None:
-        metrics = self._manager.metrics(step)
-        return metrics if metrics and METRIC in metrics else None
+        error, step = min(((_error(self._manager.metrics(step)), step) for step in self.steps()), default=(math.inf, 0))
+        return step if error < math.inf else None
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """The state saved at `step`, laid out as the ShapeDtypeStructs in `like` say.

@@ -12,6 +12,7 @@ from alexnet_resnet.analysis import curves
 from alexnet_resnet.data import sources
 from alexnet_resnet.evaluation.classification import Evaluator
 from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.parallel.host import keep_freed_memory
 from alexnet_resnet.parallel.prefetch import prefetch
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
@@ -37,6 +38,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       reporting.Diverged: the loss is no longer finite; the checkpoints from before stay.
     """
     config_lib.check(config)
+    keep_freed_memory()
     mesh = mesh_lib.create(config.parallel)
     mesh_lib.check_batch("train.batch_size", config.train.batch_size, mesh)
     network = state_lib.from_config(config)

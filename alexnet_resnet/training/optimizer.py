@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from alexnet_resnet import config as config_lib
 
 
-def schedule(optimizer, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
+def schedule(optimizer, total_steps: int, steps_per_epoch: int | float) -> optax.Schedule:
     """The learning rate at each step (float32): a warm-up, then the rate, multiplied by `factor` at each boundary.
 
     Args:
@@ -21,8 +21,8 @@ def schedule(optimizer, total_steps: int, steps_per_epoch: float) -> optax.Sched
     warmup = config_lib.steps("optimizer.warmup", optimizer.warmup, steps_per_epoch)
 
     def rate(step):
-        passed = sum((step >= boundary).astype(jnp.float32) for boundary in boundaries) if boundaries else 0.0
-        full = optimizer.learning_rate * optimizer.factor**passed
+        passed = jnp.sum(jnp.asarray(step) >= jnp.asarray(boundaries, jnp.int32))
+        full = optimizer.learning_rate * jnp.float32(optimizer.factor) ** passed
         start = optimizer.warmup_learning_rate
         share = step / max(warmup, 1) if optimizer.warmup_shape == "linear" else 0.0
         early = start + share * (optimizer.learning_rate - start)

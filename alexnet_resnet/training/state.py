@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Float, PyTree
 
 from alexnet_resnet import models
 from alexnet_resnet.models import Context
@@ -17,22 +17,24 @@ from alexnet_resnet.models import Context
 class TrainState:
     """The arrays that a step maps to the next step's; a checkpoint holds exactly these.
 
+    Any field may stand for its array: a ShapeDtypeStruct, a sharding.
+
     Attributes:
-      step: how many steps have been taken, int32.
+      step: how many steps have been taken, int32 [].
       params: the network's parameters, nested dictionaries by attribute name.
       batch_stats: batch normalisation's running moments, likewise.
       opt_state: the optimizer's state.
-      key: the data of the random key that every step folds its number into.
-      mean: the mean canvas that is subtracted from images, in grey levels; with it a checkpoint can judge an image
-        without the dataset.
+      key: the data of the random key that every step folds its number into, uint32 [2].
+      mean: the mean canvas [H, W, C] that is subtracted from images, in grey levels; with it a checkpoint can judge
+        an image without the dataset.
     """
 
-    step: Int[Array, ""]
+    step: PyTree
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
-    key: UInt32[Array, "2"]
-    mean: Float[Array, "H W C"]
+    key: PyTree
+    mean: PyTree
 
 
 class Network:

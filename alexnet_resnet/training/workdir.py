@@ -3,7 +3,6 @@
 import json
 import os
 import statistics
-import tempfile
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -16,8 +15,8 @@ CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoin
 
 def write_atomically(path: str, text: str) -> None:
     """Replaces a file's content as a whole: after a crash it is the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=os.path.basename(path))
-    with os.fdopen(handle, "w") as file:
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -1,0 +1,57 @@
+"""Eight simulated devices for all tests, and the package's array shapes checked as it runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+# Every function that names its axes, such as Float[Array, "N H W C"], is held to them in every test.
+install_import_hook("alexnet_resnet", "beartype.beartype")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def command():
+    """Runs `python -m alexnet_resnet.NAME FLAGS...` from the repository's root, on `devices` simulated devices."""
+
+    def run(name: str, *flags: str, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", f"alexnet_resnet.{name}", *flags],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shapes_npz(tmp_path_factory):
+    """A tiny dataset that is learnt at once: 8x8 images, each of four classes bright in its own corner."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 96), ("validation", 20), ("test", 27)):
+        labels = np.arange(count) % 4
+        images = random.integers(0, 60, (count, 8, 8, 3))
+        for image, label in zip(images, labels, strict=True):
+            top, left = 4 * (label // 2), 4 * (label % 2)
+            image[top : top + 4, left : left + 4] += 150
+        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
+    path = tmp_path_factory.mktemp("data") / "shapes.npz"
+    np.savez(path, **arrays)
+    return path
