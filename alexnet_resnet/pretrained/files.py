@@ -36,7 +36,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # Three libraries with exceptions of their own for a damaged file.
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise UserError(f"weights={str(path)!r}: expected a readable {path.suffix} file, got: {reason}") from error
 
 
@@ -52,8 +52,8 @@ def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
     elif path.suffix in SAFETENSORS:
         from safetensors.numpy import save_file
 
-        # Hugging Face's loader asks for this mark.
-        save_file({name: np.ascontiguousarray(a) for name, a in tensors.items()}, path, metadata={"format": "pt"})
+        # Not ascontiguousarray, which gives the counters an axis. Hugging Face's loader asks for the mark.
+        save_file({name: np.asarray(a, order="C") for name, a in tensors.items()}, path, metadata={"format": "pt"})
     else:
         torch = _torch(path)
         torch.save({name: torch.from_numpy(np.array(a)) for name, a in tensors.items()}, path)
@@ -119,8 +119,10 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     torch = _torch(path)
     # weights_only refuses pickles that would run code.
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(state.get("state_dict"), dict):
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"weights={str(path)!r}: expected a dictionary of tensors (a state dict).")
     return {
         name: tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         if tensor.dtype == torch.bfloat16

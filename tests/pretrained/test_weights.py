@@ -60,8 +60,7 @@ def test_a_file_read_and_written_is_the_same_file(format, model, tensors_of, tmp
     written = files.read(tmp_path / f"ours{suffix}")
     assert written.keys() == tensors.keys()
     for name, array in tensors.items():
-        np.testing.assert_array_equal(written[name], array, err_msg=name)
-        assert written[name].dtype == array.dtype
+        np.testing.assert_array_equal(written[name], array, err_msg=name, strict=True)
 
 
 def test_timms_vgg_is_torchvisions_in_other_shapes(tensors_of):
@@ -270,3 +269,6 @@ def test_pickles_where_torch_is(tmp_path):
     np.testing.assert_array_equal(files.read(tmp_path / "w.pth")["a.weight"], tensors["a.weight"])
     torch.save({"state_dict": {"a.weight": torch.ones(2, dtype=torch.bfloat16)}}, tmp_path / "nested.pth")
     np.testing.assert_array_equal(files.read(tmp_path / "nested.pth")["a.weight"].astype(np.float32), [1, 1])
+    torch.save({"a.weight": 3}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="expected a dictionary of tensors"):
+        files.read(tmp_path / "other.pth")
