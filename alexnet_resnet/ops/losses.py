@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 def softmax_cross_entropy(logits: Float[Array, "N K"], labels: Int[Array, "N"]) -> Float[Array, "N"]:
     """-log softmax(logits)[label] in nats, in float32 at least: the objective of both papers."""
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    # The largest first: optax takes the label's logit from the logarithm of the sum, which cancels where both are large.
+    # The largest first: optax subtracts the logit from the logarithm of the sum, which cancels where both are large.
     wide = wide - lax.stop_gradient(jnp.max(wide, axis=1, keepdims=True))
     return optax.softmax_cross_entropy_with_integer_labels(wide, labels)
 

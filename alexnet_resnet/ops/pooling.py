@@ -54,10 +54,10 @@ def avg_pool(
     Summed in float32 at least: in bfloat16 a sum of ones stops at 256.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    total = _pool(wide, 0, lax.add, window, stride, padding)
+    total = _pool(wide, 0.0, lax.add, window, stride, padding)
     cells = window * window
     if any(side for pair in padding for side in pair):
-        cells = _pool(jnp.ones((1, *x.shape[1:3], 1), wide.dtype), 0, lax.add, window, stride, padding)
+        cells = _pool(jnp.ones((1, *x.shape[1:3], 1), wide.dtype), 0.0, lax.add, window, stride, padding)
     return (total / cells).astype(x.dtype)
 
 
