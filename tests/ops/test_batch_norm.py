@@ -1,0 +1,107 @@
+"""Batch normalisation's moments and map against float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from alexnet_resnet.ops.batch_norm import batch_moments, batch_normalise
+
+
+def draw(*shape, scale=1.0, shift=0.0, seed=0):
+    return np.random.default_rng(seed).normal(size=shape) * scale + shift
+
+
+@pytest.mark.parametrize("shape", [(12, 3), (12, 5, 4), (12, 4, 5, 3)])
+@pytest.mark.parametrize("group", [0, 1, 3, 4, 12])
+def test_moments_of_each_group_of_successive_examples(shape, group):
+    x = draw(*shape, scale=2, shift=1)
+    mean, variance = batch_moments(jnp.asarray(x, jnp.float32), group)
+    size = group or 12
+    assert mean.shape == variance.shape == (12 // size, shape[-1])
+    for i in range(12 // size):
+        part = x[i * size : (i + 1) * size].reshape(-1, shape[-1])
+        np.testing.assert_allclose(mean[i], part.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(variance[i], np.square(part - part.mean(0)).mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("group", [5, 13, 24, -1, -4])
+def test_a_group_that_does_not_divide_the_batch_is_an_error(group):
+    with pytest.raises(ValueError, match=f"group={group}: expected a divisor of the batch size 12"):
+        batch_moments(jnp.zeros((12, 3)), group)
+
+
+def test_variance_survives_a_mean_far_above_the_spread():
+    """A one-pass variance in float32, E[x^2] - E[x]^2, is off by far more than itself here."""
+    x = jnp.asarray(draw(64, 4, 4, 3, shift=10000.0), jnp.float32)
+    _, variance = batch_moments(x)
+    want = np.asarray(x, np.float64).var((0, 1, 2))
+    np.testing.assert_allclose(variance[0], want, rtol=1e-4)
+    one_pass = jnp.mean(x * x, (0, 1, 2)) - jnp.square(jnp.mean(x, (0, 1, 2)))
+    assert np.max(np.abs(one_pass - want) / want) > 0.1
+
+
+@pytest.mark.parametrize("dtype,wide", [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")])
+def test_types(dtype, wide):
+    with jax.enable_x64(True):
+        x = jnp.asarray(draw(8, 3), dtype)
+        mean, variance = batch_moments(x)
+        assert mean.dtype == variance.dtype == wide
+        one, zero = jnp.ones(3, wide), jnp.zeros(3, wide)
+        y = batch_normalise(x, mean, variance, one, zero, 1e-5)
+        assert y.dtype == dtype
+        # The moments are of the values as they are, not rounded again.
+        exact = np.asarray(x, np.float64)
+        np.testing.assert_allclose(mean[0], exact.mean(0), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(variance[0], exact.var(0), rtol=1e-5)
+        want = jnp.asarray((exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5))
+        np.testing.assert_allclose(np.asarray(y, np.float64), want, rtol=8e-3 if dtype == "bfloat16" else 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12, 3), (12, 4, 5, 3)])
+@pytest.mark.parametrize("group", [0, 4])
+def test_normalise_is_the_formula_with_each_groups_own_moments(shape, group):
+    x, scale, bias = draw(*shape, scale=3, shift=2), draw(3, seed=1), draw(3, seed=2)
+    mean, variance = batch_moments(jnp.asarray(x, jnp.float32), group)
+    args = (jnp.asarray(a, jnp.float32) for a in (scale, bias))
+    got = batch_normalise(jnp.asarray(x, jnp.float32), mean, variance, *args, 1e-3)
+    size = group or 12
+    for i in range(12 // size):
+        part = x[i * size : (i + 1) * size]
+        axes = tuple(range(part.ndim - 1))
+        want = (part - part.mean(axes)) / np.sqrt(part.var(axes) + 1e-3) * scale + bias
+        np.testing.assert_allclose(got[i * size : (i + 1) * size], want, rtol=1e-4, atol=1e-5)
+
+
+def test_running_moments_are_one_group():
+    x = draw(5, 2, 2, 3)
+    mean, variance, scale, bias = draw(3, seed=1), np.square(draw(3, seed=2)) + 0.1, draw(3, seed=3), draw(3, seed=4)
+    wide = [jnp.asarray(a, jnp.float32) for a in (x, mean[None], variance[None], scale, bias)]
+    want = (x - mean) / np.sqrt(variance + 1e-5) * scale + bias
+    np.testing.assert_allclose(batch_normalise(*wide, 1e-5), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_constant_channel_becomes_its_bias():
+    x = jnp.full((8, 2, 2, 1), 7.0)
+    y = batch_normalise(x, *batch_moments(x), jnp.asarray([3.0]), jnp.asarray([0.5]), 1e-5)
+    np.testing.assert_allclose(y, 0.5, atol=1e-5)
+
+
+def test_gradients_pass_through_the_moments():
+    with jax.enable_x64(True):
+        x, scale, bias = (jnp.asarray(a) for a in (draw(6, 2, 2, 3), draw(3, seed=1), draw(3, seed=2)))
+
+        def normalise(*arrays):
+            x, scale, bias = map(jnp.asarray, arrays)
+            return batch_normalise(x, *batch_moments(x, 3), scale, bias, 1e-3)
+
+        check_grads(normalise, (x, scale, bias), 1, ["rev"], atol=1e-5, rtol=1e-5)
+
+
+def test_groups_do_not_depend_on_how_many_devices_share_the_batch():
+    x = jnp.asarray(draw(16, 2, 2, 3), jnp.float32)
+    mesh = jax.sharding.Mesh(jax.devices()[:4], ("data",))
+    spread = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+    for one, many in zip(batch_moments(x, 4), jax.jit(batch_moments, static_argnums=1)(spread, 4), strict=True):
+        np.testing.assert_allclose(one, many, rtol=1e-6, atol=1e-7)

@@ -1,0 +1,100 @@
+"""Cross entropy and top-k answers, where numbers are huge, equal or not numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_resnet.ops.losses import in_top_k, softmax_cross_entropy
+
+
+def cross_entropy(logits, labels):
+    logits = np.asarray(logits, np.float64)
+    loss = []
+    for row, label in zip(logits, labels, strict=True):
+        row = row - row.max()
+        loss.append(np.log(np.sum(np.exp(row))) - row[label])
+    return np.array(loss)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4, 1e30])
+def test_cross_entropy_equals_float64_at_every_scale(scale):
+    random = np.random.default_rng(0)
+    logits = jnp.asarray(random.normal(size=(32, 10)) * scale, jnp.float32)
+    labels = random.integers(0, 10, 32)
+    got = softmax_cross_entropy(logits, jnp.asarray(labels))
+    assert got.shape == (32,)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, cross_entropy(logits, labels), rtol=1e-5, atol=1e-6)
+
+
+def test_equal_logits_cost_the_logarithm_of_the_classes():
+    loss = softmax_cross_entropy(jnp.full((2, 1000), 5e8), jnp.asarray([0, 999]))
+    np.testing.assert_allclose(loss, np.log(1000), rtol=1e-6)
+
+
+def test_certainty_is_free_and_certain_error_costs_the_distance():
+    loss = softmax_cross_entropy(jnp.asarray([[1e6, 0.0], [1e6, 0.0]]), jnp.asarray([0, 1]))
+    assert loss.tolist() == [0, 1e6]
+
+
+def test_bfloat16_logits_are_widened_first():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(8, 10)) * 5, jnp.bfloat16)
+    labels = np.arange(8)
+    got = softmax_cross_entropy(logits, jnp.asarray(labels))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, cross_entropy(logits.astype(jnp.float32), labels), rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_is_softmax_minus_one_hot():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(8, 5)) * 3
+    labels = random.integers(0, 5, 8)
+    summed = jax.grad(lambda x: jnp.sum(softmax_cross_entropy(x, jnp.asarray(labels))))
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(summed(jnp.asarray(logits, jnp.float32)), probabilities - np.eye(5)[labels], atol=1e-6)
+    assert np.all(np.isfinite(summed(jnp.full((8, 5), 3e38))))
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 9, 10])
+def test_top_k_is_the_place_in_the_sorted_order(k):
+    random = np.random.default_rng(k)
+    logits = random.permuted(np.tile(np.arange(10.0), (50, 1)), axis=1)
+    labels = random.integers(0, 10, 50)
+    want = [label in np.argsort(row)[::-1][:k] for row, label in zip(logits, labels, strict=True)]
+    got = in_top_k(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), k)
+    assert got.dtype == bool
+    assert got.tolist() == want
+
+
+def test_the_boundary_is_exact():
+    logits = jnp.asarray([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]] * 6)
+    for k in range(1, 7):
+        assert in_top_k(logits, jnp.arange(6), k).tolist() == [label < k for label in range(6)]
+
+
+def test_ties_count_against_the_model():
+    same = jnp.zeros((1, 10))
+    assert not any(in_top_k(same, jnp.asarray([3]), k)[0] for k in range(1, 10))
+    assert in_top_k(same, jnp.asarray([3]), 10)[0]
+    tied = jnp.asarray([[2.0, 2.0, 1.0]])
+    assert [bool(in_top_k(tied, jnp.asarray([label]), 1)[0]) for label in range(3)] == [False, False, False]
+    assert [bool(in_top_k(tied, jnp.asarray([label]), 2)[0]) for label in range(3)] == [True, True, False]
+
+
+def test_infinities_are_compared_and_tie_as_any_number():
+    infinity = float("inf")
+    logits = jnp.asarray([[infinity, 1.0, -infinity], [infinity, infinity, 0.0]])
+    assert in_top_k(logits, jnp.asarray([0, 0]), 1).tolist() == [True, False]
+    assert in_top_k(logits, jnp.asarray([2, 1]), 2).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_not_a_number_is_never_right(k):
+    logits = jnp.asarray([[np.nan] * 3, [np.nan, 1.0, 2.0]])
+    assert not np.any(in_top_k(logits, jnp.asarray([1, 0]), k))
+
+
+def test_another_class_that_is_not_a_number_counts_as_above():
+    logits = jnp.asarray([[np.nan, 1.0, 0.0]])
+    assert [bool(in_top_k(logits, jnp.asarray([1]), k)[0]) for k in (1, 2, 3)] == [False, True, True]
