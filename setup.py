@@ -28,7 +28,7 @@ setup(
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "numpy>=2.0",
-        "optax>=0.2.5",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.11.20",
         "pillow>=10.3",
         "safetensors>=0.4.3",

@@ -35,17 +35,24 @@ def require(flag: flags.FlagHolder, example: str):
     return flag.value
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a command: parses the flags, calls `main`, and turns the user's errors into one line and exit status 2."""
+def run(main: Callable[..., None], positional: bool = False) -> None:
+    """Runs a command: parses the flags, calls `main`, and turns the user's errors into one line and exit status 2.
+
+    Args:
+      main: the command; called with the list of arguments that are no flags if `positional`, else with nothing.
+      positional: whether there may be such arguments.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def call(arguments):
         # Orbax tells of every file at level info; a user who wants that says --verbosity=0.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
+        if positional:
+            return main(arguments[1:])
         if len(arguments) > 1:
             raise UserError(f"argument {arguments[1]!r}: expected flags only, such as --workdir=DIR.")
-        main()
+        return main()
 
     try:
         app.run(call, flags_parser=_parse)
@@ -66,7 +73,9 @@ def _parse(arguments):
     except flags.Error as error:
         # A file of configs/ that raises is reported by config_flags with its traceback; its last line says what.
         text = str(error).strip()
-        raise UserError(text.splitlines()[-1] if "Traceback" in text else text) from error
+        if "Traceback" in text:
+            text = re.sub(r"^[\w.]*Error: ", "", text.splitlines()[-1])
+        raise UserError(text) from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # config_flags looks fields up while it parses, and passes on what the lookup raised.
         raise UserError(_explain(error)) from error

@@ -26,9 +26,7 @@ def convolve(
     if jax.default_backend() == "cpu":
         y = convolve_cpu(x, kernel, stride, padding)
     else:
-        y = lax.conv_general_dilated(
-            x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        y = lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return y if bias is None else y + bias.astype(x.dtype)
 
 

@@ -22,7 +22,7 @@ from alexnet_resnet.training.checkpoints import Checkpoints
 from alexnet_resnet.training.reporting import Meter, Progress, Writer
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+def train(config: ConfigDict, workdir: str) -> dict[str, int | float]:
     """Trains what the configuration describes, from the beginning or from where the folder's run stopped.
 
     Args:
@@ -52,6 +52,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     in_steps = functools.partial(config_lib.steps, steps_per_epoch=steps_per_epoch)
     total = in_steps("train.duration", config.train.duration)
     workdir_lib.claim(workdir, config)
+    workdir_lib.describe_dataset(
+        workdir, training.label_names, None if training.encoded else training.images.shape[1:3]
+    )
 
     rate = optimizer_lib.schedule(config.optimizer, total, steps_per_epoch)
     optimizer = optimizer_lib.create(config.optimizer, rate)
@@ -137,7 +140,7 @@ class _Judge:
         return result.top1_error
 
 
-def print_summary(final: dict[str, float], workdir: str) -> None:
+def print_summary(final: dict[str, int | float], workdir: str) -> None:
     """Prints a finished run's results as a table, and where everything is."""
     lines = [("parameters", f"{final['parameters']:,}"), ("steps", f"{final['step']:,}")]
     for split, what in (

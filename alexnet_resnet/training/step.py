@@ -45,7 +45,7 @@ def train_step(
         "loss": loss,
         "error": 1 - jnp.mean(in_top_k(logits, batch["label"], 1), dtype=jnp.float32),
         "learning_rate": rate(state.step),
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
     }
     new = TrainState(
         step=state.step + 1,

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.errors import UserError
 
-CONFIG, METRICS, CHECKPOINTS, CURVE = "config.json", "metrics.jsonl", "checkpoints", "curve.png"
+CONFIG, DATASET, METRICS = "config.json", "dataset.json", "metrics.jsonl"
+CHECKPOINTS, CURVE = "checkpoints", "curve.png"
 
 
 def write_atomically(path: str, text: str) -> None:
@@ -46,19 +47,42 @@ def claim(workdir: str, config: ConfigDict) -> None:
         raise UserError(f"workdir={workdir!r}: expected a folder that can be written ({error.strerror}).") from error
 
 
+def describe_dataset(workdir: str, label_names: tuple[str, ...], array_shape: tuple[int, int] | None) -> None:
+    """Keeps what judging other images needs of the training data.
+
+    Args:
+      workdir: the run's folder.
+      label_names: one a class.
+      array_shape: height and width of the images where they were arrays, None where they were encoded.
+    """
+    described = {"label_names": list(label_names), "array_shape": array_shape and list(array_shape)}
+    write_atomically(os.path.join(workdir, DATASET), json.dumps(described, indent=2) + "\n")
+
+
+def read_dataset(workdir: str) -> dict:
+    """What `describe_dataset` kept.
+
+    Raises:
+      UserError: there is nothing, or it cannot be read.
+    """
+    return _read_json(workdir, DATASET)
+
+
 def read_config(workdir: str) -> ConfigDict:
     """The configuration that the run in `workdir` was started with.
 
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    path = os.path.join(workdir, CONFIG)
+    return ConfigDict(_read_json(workdir, CONFIG))
+
+
+def _read_json(workdir: str, name: str) -> dict:
     try:
-        with open(path) as file:
-            fields = json.load(file)
+        with open(os.path.join(workdir, name)) as file:
+            return json.load(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"workdir={workdir!r}: expected the folder of a run, with a {CONFIG} ({error}).") from error
-    return ConfigDict(fields)
+        raise UserError(f"workdir={workdir!r}: expected the folder of a run, with a {name} ({error}).") from error
 
 
 def read_metrics(workdir: str) -> Iterator[dict]:
@@ -85,7 +109,7 @@ def keep_metrics_until(workdir: str, step: int) -> None:
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def final_measurements(workdir: str) -> dict[str, float]:
+def final_measurements(workdir: str) -> dict[str, int | float]:
     """The last value of everything that the run measured, and the median of its images per second."""
     final, rates = {}, []
     for row in read_metrics(workdir):

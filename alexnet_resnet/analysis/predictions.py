@@ -1,0 +1,48 @@
+"""AlexNet's figure 4, left: pictures, each above the five labels that a network finds most probable."""
+
+import math
+import os
+from collections.abc import Sequence
+
+from alexnet_resnet.evaluation.prediction import Prediction
+
+COLUMNS = 4
+
+
+def draw(predictions: Sequence[Prediction], path: str) -> None:
+    """Draws a panel of pictures with a bar for each label and saves it.
+
+    Args:
+      predictions: what to draw; the first 16 are shown.
+      path: the figure's file; its ending decides the format.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = predictions[:16]
+    columns = min(COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure, axes = plt.subplots(
+        2 * rows,
+        columns,
+        figsize=(2.6 * columns, 4.2 * rows),
+        height_ratios=[3, 2] * rows,
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for number, prediction in enumerate(shown):
+        picture, bars = axes[2 * (number // columns) : 2 * (number // columns) + 2, number % columns]
+        picture.imshow(prediction.picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+        picture.set_title(os.path.basename(prediction.file)[:32], fontsize=8)
+        probabilities = [probability for _, _, probability in prediction.top]
+        places = range(len(probabilities))
+        bars.barh(places, probabilities, color="C0", alpha=0.5)
+        for place, (_, name, probability) in enumerate(prediction.top):
+            bars.text(0.02, place, f"{name[:28]}  {100 * probability:.1f}%", va="center", fontsize=7)
+        bars.set(xlim=(0, 1), ylim=(len(probabilities) - 0.4, -0.6))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,124 @@
+"""The commands that look: evaluate and summarize."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from alexnet_resnet import config as config_lib
+from alexnet_resnet.errors import UserError
+from alexnet_resnet.evaluation import runs
+from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.training import loop
+
+
+@pytest.fixture(scope="module")
+def run(shapes_npz, tmp_path_factory):
+    """A short run on the tiny dataset, made by the library's own call."""
+    config = config_lib.default("resnet_cifar")
+    config.model.update(depth=8, width=0.25)
+    config.data.update(
+        dataset="npz",
+        data_dir=str(shapes_npz),
+        num_classes=4,
+        canvas_size=8,
+        image_size=8,
+        validation_split="validation",
+    )
+    config.train.update(batch_size=16, duration="24 steps")
+    config.evaluation.update(every="12 steps", batch_size=16)
+    config.log.every = "6 steps"
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    return workdir, loop.train(config, str(workdir))
+
+
+def test_evaluating_gives_the_errors_that_training_measured(run):
+    workdir, final = run
+    step, result = runs.evaluate_run(str(workdir))
+    assert (step, result.examples) == (24, 27)
+    assert result.top1_error == pytest.approx(final["test/error"], abs=1e-9)
+    _, validation = runs.evaluate_run(str(workdir), split="validation")
+    assert validation.top1_error == pytest.approx(final["validation/error"], abs=1e-9)
+
+
+def test_the_best_checkpoint_and_a_step_can_be_chosen(run):
+    workdir, _ = run
+    assert runs.evaluate_run(str(workdir), checkpoint="12")[0] == 12
+    assert runs.evaluate_run(str(workdir), checkpoint="best")[0] in (12, 24)
+    with pytest.raises(UserError, match="checkpoint='13': expected one of 'last', 'best', '12', '24'"):
+        runs.evaluate_run(str(workdir), checkpoint="13")
+
+
+def test_the_evaluate_command_prints_step_examples_and_errors(run, command):
+    workdir, final = run
+    result = command("evaluate", f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert "step 24 on 27 examples" in result.stdout
+    assert f"top-1 error {100 * final['test/error']:.2f}%" in result.stdout
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run[0], copy)
+    for path in (copy / "checkpoints" / "24" / "state").rglob("d/*"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint .*24.*--checkpoint chooses another of the steps \[12, 24\]"):
+        runs.evaluate_run(str(copy))
+    assert runs.evaluate_run(str(copy), checkpoint="12")[0] == 12
+    assert (copy / "checkpoints" / "24").is_dir(), "looking changes nothing"
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, run):
+    with pytest.raises(UserError, match="expected the folder of a run, with a config.json"):
+        runs.evaluate_run(str(tmp_path))
+    (tmp_path / "config.json").write_bytes((run[0] / "config.json").read_bytes())
+    with pytest.raises(UserError, match="expected checkpoints in"):
+        runs.restore(str(tmp_path), "last", mesh_lib.replicated(mesh_lib.create(SimpleNamespace(data=-1, model=1))))
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="found none yet"):
+        runs.restore(str(tmp_path), "last", mesh_lib.replicated(mesh_lib.create(SimpleNamespace(data=-1, model=1))))
+
+
+def test_the_mean_of_the_training_split_is_in_the_checkpoint(run, shapes_npz):
+    mesh = mesh_lib.create(SimpleNamespace(data=-1, model=1))
+    _, state = runs.restore(str(run[0]), "last", mesh_lib.replicated(mesh))
+    expected = np.load(shapes_npz)["train_images"].astype(np.float64).mean(0)
+    np.testing.assert_allclose(state.mean, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flag", "totals"),
+    [
+        ("alexnet.py", "60,965,224    724,406,816"),
+        ("alexnet.py:1", "62,378,344  1,135,256,096"),
+        ("resnet_cifar.py:20", "269,722     40,551,040"),
+        ("resnet_cifar.py:110", r"1,727,962    \S+"),
+    ],
+)
+def test_summarize_prints_the_papers_totals(flag, totals, command):
+    result = command("summarize", f"--config=configs/{flag}")
+    assert result.returncode == 0, result.stderr
+    assert re.search(rf"^total +{totals}$".replace("    ", " +").replace("     ", " +"), result.stdout, re.M)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "summarize"])
+def test_help_explains_the_flags(name, command):
+    result = command(name, "--help")
+    said = result.stdout + result.stderr
+    assert f"python -m alexnet_resnet.{name}" in said
+    for flag in {"train": ["config", "workdir"], "evaluate": ["workdir", "split", "checkpoint", "data_dir"]}.get(
+        name, ["config"]
+    ):
+        assert re.search(rf"--(\[no\])?{flag}: \w+", said), flag
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "summarize"])
+def test_a_missing_flag_is_named_with_an_example(name, command):
+    result = command(name)
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: --(config|workdir) is missing: expected one such as --\S+\n", result.stderr)

@@ -1,0 +1,250 @@
+"""The training command end to end: what it leaves, that it resumes bit for bit, and what it refuses."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_resnet.evaluation import runs
+from alexnet_resnet.parallel import mesh as mesh_lib
+
+ROOT = Path(__file__).parents[2]
+
+
+def flags_for(shapes_npz, workdir, **fields):
+    fields = {
+        "data.dataset": "npz",
+        "data.data_dir": shapes_npz,
+        "data.num_classes": 4,
+        "data.canvas_size": 10,
+        "data.image_size": 8,
+        "data.random_crop": True,
+        "data.train_split": "train",
+        "data.validation_split": "validation",
+        "model.width": 0.25,
+        "train.batch_size": 16,
+        "train.duration": "30 steps",
+        "evaluation.every": "10 steps",
+        "checkpoint.every": "5 steps",
+        "log.every": "5 steps",
+        "optimizer.learning_rate": 0.05,
+    } | fields
+    config = [f"--config.{name}={value}" for name, value in fields.items()]
+    return ["--config=configs/digits.py", f"--workdir={workdir}", *config]
+
+
+def final_state(workdir, checkpoint="last"):
+    from types import SimpleNamespace
+
+    import jax
+
+    mesh = mesh_lib.create(SimpleNamespace(data=-1, model=1))
+    return jax.device_get(runs.restore(str(workdir), checkpoint, mesh_lib.replicated(mesh))[1])
+
+
+def assert_same(a, b):
+    import jax
+
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shapes_npz, tmp_path_factory):
+    """A run that was never stopped, and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    result = subprocess.run(
+        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(shapes_npz, workdir)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout
+
+
+def test_a_run_prints_a_table_and_leaves_its_files(uninterrupted):
+    workdir, printed = uninterrupted
+    for line in ("parameters", "train error", "validation error", "test error", "images/s", "curve", "checkpoints"):
+        assert line in printed, line
+    assert (workdir / "curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert json.loads((workdir / "config.json").read_text())["model"]["depth"] == 8
+    assert any((workdir / "tensorboard").iterdir())
+    steps = {int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()}
+    assert 30 in steps and len(steps) <= 3
+
+
+def test_the_measurements_are_of_every_window_and_every_evaluation(uninterrupted):
+    rows = [json.loads(line) for line in (uninterrupted[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/loss" in row] == [5, 10, 15, 20, 25, 30]
+    assert [row["step"] for row in rows if "validation/error" in row] == [10, 20, 30]
+    assert [row["step"] for row in rows if "test/error" in row] == [30]
+    assert rows[-1]["test/error"] < 0.5, "four bright corners are learnt in thirty steps"
+
+
+def test_the_same_command_on_a_finished_run_changes_nothing(uninterrupted, shapes_npz, command):
+    workdir, printed = uninterrupted
+    before = (workdir / "metrics.jsonl").read_text()
+    again = command("train", *flags_for(shapes_npz, workdir))
+    assert again.returncode == 0, again.stderr
+    assert (workdir / "metrics.jsonl").read_text() == before
+    assert printed.split("parameters")[-1] == again.stdout.split("parameters")[-1]
+
+
+def test_killed_at_random_moments_it_ends_with_the_very_same_state(uninterrupted, shapes_npz, tmp_path):
+    workdir = tmp_path / "killed"
+    arguments = [sys.executable, "-m", "alexnet_resnet.train", *flags_for(shapes_npz, workdir)]
+    dice, kills = random.Random(0), 0
+    for _ in range(12):
+        process = subprocess.Popen(
+            arguments,
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        # Killed after a number of lines (a line is printed every five steps and at every evaluation) and a moment.
+        for _ in range(dice.randint(2, 4)):
+            if not process.stdout.readline():
+                break
+        time.sleep(dice.random() * 0.05)
+        if kills < 4 and process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+            process.communicate()
+            continue
+        process.communicate()
+        break
+    assert process.returncode == 0
+    assert kills >= 2
+    assert_same(final_state(workdir), final_state(uninterrupted[0]))
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/loss" in row] == [5, 10, 15, 20, 25, 30]
+
+
+def test_another_model_in_the_same_folder_is_refused_with_the_difference(uninterrupted, shapes_npz, command):
+    flags = flags_for(shapes_npz, uninterrupted[0], **{"model.width": 0.5, "optimizer.learning_rate": 0.1})
+    result = command("train", *flags)
+    assert result.returncode == 2
+    assert "model.width: 0.25 -> 0.5" in result.stderr and "optimizer.learning_rate: 0.05 -> 0.1" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_does_not_change_the_results_may_change_on_resuming(uninterrupted, shapes_npz, command):
+    flags = flags_for(shapes_npz, uninterrupted[0], **{"log.every": "3 steps", "checkpoint.keep_last": 1})
+    assert command("train", *flags).returncode == 0
+
+
+def test_a_diverging_run_stops_and_keeps_what_was_good(shapes_npz, tmp_path, command):
+    """A rate of 1e30 after 12 good steps: the step is named, and the newest checkpoint is the one before."""
+    rates = {"optimizer.warmup": "12 steps", "optimizer.warmup_learning_rate": 0.01, "optimizer.learning_rate": 1e30}
+    result = command("train", *flags_for(shapes_npz, tmp_path / "run", **rates))
+    assert result.returncode == 1
+    said = re.search(
+        r"error: stopped at step (\d+): loss \S+, gradient norm \S+ at learning rate 1e\+30", result.stderr
+    )
+    assert said, result.stderr
+    assert 13 <= int(said[1]) <= 16
+    state = final_state(tmp_path / "run")
+    assert int(state.step) == 10
+    assert all(np.isfinite(leaf).all() for leaf in [*_leaves(state.params), *_leaves(state.opt_state)])
+
+
+def _leaves(tree):
+    import jax
+
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+REFUSED = {
+    "an unknown field": (["--config.model.dpth=20"], "no field 'dpth'. Did you mean 'depth'"),
+    "an unknown section": (["--config.modle.depth=20"], "no field 'modle'. Did you mean 'model'"),
+    "a value of another type": (["--config.train.batch_size=many"], "invalid literal for int"),
+    "an unknown flag": (["--workdri=x"], "Unknown command line flag 'workdri'"),
+    "a loose argument": (["now"], "argument 'now': expected flags only"),
+    "an unknown network": (["--config.model.name=resnet_cifra"], "model.name='resnet_cifra': expected one of"),
+    "a field of another network": (["--config.model.name=alexnet"], "model.depth: alexnet has no such field"),
+    "an impossible depth": (["--config.model.depth=21"], "model.depth=21: expected 6n + 2"),
+    "an unknown dataset": (["--config.data.dataset=digts"], "data.dataset='digts'"),
+    "an unknown split": (["--config.data.train_split=training"], "split='training': expected one of"),
+    "a missing folder": (
+        ["--config.data.dataset=cifar10", "--config.data.data_dir=/nowhere"],
+        "data.data_dir='/nowhere'",
+    ),
+    "a batch the devices do not divide": (
+        ["--config.train.batch_size=63"],
+        "train.batch_size=63: expected a multiple of 2",
+    ),
+    "a mesh of other devices": (["--config.parallel.data=3"], "parallel.data=3: expected 2"),
+    "a length that is none": (["--config.train.duration=soon"], "train.duration='soon': expected a length"),
+    "a length of nothing": (["--config.train.duration=0 epochs"], "train.duration='0 epochs': expected a length above"),
+    "falling boundaries": (["--config.optimizer.boundaries=(0.9,0.5)"], "optimizer.boundaries=(0.9, 0.5)"),
+    "a crop larger than its canvas": (
+        ["--config.data.image_size=99"],
+        "data.canvas_size=36: expected a number of at least 99",
+    ),
+    "a negative rate": (["--config.optimizer.learning_rate=-1"], "optimizer.learning_rate=-1.0: expected"),
+    "other classes than the data has": (["--config.data.num_classes=11"], "data.num_classes=11: expected 10"),
+    "an unknown loader": (["--config.data.loader=torch"], "data.loader='torch': expected one of"),
+}
+
+
+# Imports once, then one forked process a case: twenty interpreters would spend a minute on imports alone.
+DRIVER = """
+import json, os, sys
+from alexnet_resnet import cli, train
+from alexnet_resnet.training import loop
+loop._start = lambda *arguments: sys.exit("training began")
+for name, arguments in json.load(sys.stdin).items():
+    sys.stdout.flush()
+    if not (child := os.fork()):
+        sys.argv = ["train", *arguments]
+        os.dup2(os.open(os.path.join(sys.argv[1].split("=")[1], "..", name + ".stderr"), os.O_CREAT | os.O_WRONLY), 2)
+        cli.run(train.main)
+        os._exit(0)
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sep="=")
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """The exit status and the standard error of each case."""
+    folder = tmp_path_factory.mktemp("refused")
+    cases = {}
+    for name, (extra, _) in REFUSED.items():
+        (folder / name).mkdir()
+        cases[name] = [f"--workdir={folder / name}", "--config=configs/digits.py", *extra]
+    result = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    codes = dict(line.split("=") for line in result.stdout.splitlines())
+    return {
+        name: (int(codes[name]), (folder / f"{name}.stderr").read_text(), list((folder / name).iterdir()))
+        for name in REFUSED
+    }
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_that_names_it(case, refusals):
+    code, said, left = refusals[case]
+    assert code == 2, said
+    assert said.startswith("error: ") and said.count("\n") == 1, said
+    assert REFUSED[case][1] in said
+    assert not left, "nothing is written before the input is known to be good"

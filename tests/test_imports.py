@@ -1,0 +1,71 @@
+"""Imports go downwards, and TensorFlow is asked for in `data` only."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "alexnet_resnet"
+
+# Rooms from the bottom up; a room may import those before it and its own.
+FLOORS = [["ops"], ["models", "data", "parallel"], ["training", "evaluation", "pretrained", "analysis"], ["commands"]]
+LEAVES = {"errors"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+            if node.module == "alexnet_resnet":
+                yield from (f"alexnet_resnet.{alias.name}" for alias in node.names)
+
+
+def room(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else None
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downwards(path):
+    own = path.relative_to(PACKAGE).parts[0]
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    for module in imports(path):
+        assert not module.startswith(("configs", "experiments", "tests")), module
+        if own in floor and module.startswith("alexnet_resnet"):
+            other = room(module)
+            assert other is None or floor[other] <= floor[own], f"{path.name} imports {module}"
+            if own == "ops":
+                assert other in (None, "ops")
+            if own in ("models", "data"):
+                assert other not in {"models", "data"} - {own}, f"{own} must not know {other}"
+            command = PACKAGE / f"{module.split('.')[-1]}.py"
+            assert not (other is None and command.exists() and "cli.run(main)" in command.read_text()), module
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_tensorflow_is_imported_in_data_only(path):
+    names = {module.split(".")[0] for module in imports(path)}
+    if path.relative_to(PACKAGE).parts[0] != "data":
+        assert not names & {"tensorflow", "tensorflow_datasets", "keras"}
+
+
+def test_everything_but_the_tf_pipeline_imports_without_tensorflow():
+    modules = [
+        "alexnet_resnet." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "__init__.py" and "cli.run(main)" not in path.read_text()
+    ]
+    modules.remove("alexnet_resnet.data.pipeline")
+    code = (
+        "import sys, importlib\n"
+        "for name in ('tensorflow', 'tensorflow_datasets', 'keras', 'torch'): sys.modules[name] = None\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "import jax; from alexnet_resnet import models\n"
+        "assert jax.eval_shape(lambda: 1) is not None and models.NETWORKS\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
