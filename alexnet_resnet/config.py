@@ -55,6 +55,8 @@ def default(network: str) -> ConfigDict:
                 "mean": "per_pixel",
                 # Examples that the mean is taken over, spread evenly over the split; 0 takes all.
                 "mean_examples": 0,
+                # Pixels are divided by this after the mean is subtracted; the papers' networks take grey levels.
+                "divisor": 1.0,
                 # Batches that wait on the device.
                 "prefetch": 2,
             },
@@ -123,7 +125,7 @@ def differences(old: Mapping | ConfigDict, new: Mapping | ConfigDict) -> list[st
     ]
 
 
-def steps(field: str, duration: str, steps_per_epoch: int | float) -> int:
+def steps(field: str, duration: str, steps_per_epoch: float) -> int:
     """A duration such as '500 steps' or '1.5 epochs' in whole training steps, rounded to the nearest.
 
     Raises:
@@ -151,6 +153,8 @@ def check(config: ConfigDict) -> None:
     check_at_least("data.image_size", data.image_size, 1)
     check_at_least("data.canvas_size", data.canvas_size, data.image_size)
     check_at_least("data.mean_examples", data.mean_examples, 0)
+    if not data.divisor > 0:
+        raise UserError(f"data.divisor={data.divisor!r}: expected a number above zero.")
     check_at_least("data.prefetch", data.prefetch, 1)
     check_at_least("train.batch_size", config.train.batch_size, 1)
     check_at_least("evaluation.batch_size", config.evaluation.batch_size, 1)

@@ -22,7 +22,7 @@ def check_choice(field: str, value: Any, choices: Sequence[Any]) -> None:
         raise UserError(f"{field}={value!r}: expected one of {', '.join(map(repr, choices))}.{hint}")
 
 
-def check_at_least(field: str, value: int | float, least: int | float) -> None:
+def check_at_least(field: str, value: float, least: float) -> None:
     """Raises UserError unless `value` is a number of at least `least` (not-a-number is none)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
         raise UserError(f"{field}={value!r}: expected a number of at least {least}.")

@@ -16,7 +16,8 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 # Every function that names its axes, such as Float[Array, "N H W C"], is held to them in every test.
-install_import_hook("alexnet_resnet", "beartype.beartype")
+# Where a float is expected a whole number will do, as everywhere in Python.
+install_import_hook("alexnet_resnet", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 ROOT = Path(__file__).parent.parent
 

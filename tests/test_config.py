@@ -78,6 +78,7 @@ def test_a_field_that_only_one_side_has_is_a_difference():
     [
         ("data.mean", "pixel", "data.mean='pixel': expected one of 'per_pixel', 'per_channel', 'none'"),
         ("data.mean_examples", -1, "data.mean_examples=-1: expected a number of at least 0"),
+        ("data.divisor", 0.0, "data.divisor=0.0: expected a number above zero"),
         ("data.prefetch", 0, "data.prefetch=0"),
         ("data.channels", 0, "data.channels=0"),
         ("data.num_classes", 1, "data.num_classes=1: expected a number of at least 2"),

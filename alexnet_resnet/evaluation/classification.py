@@ -80,7 +80,7 @@ class Evaluator:
     def __init__(self, config: ConfigDict, network: Network, mesh: Mesh):
         self._data, self._mesh = config.data, mesh
         self._batch_size = padded_batch_size(config.evaluation.batch_size, mesh)
-        self._step = compile_evaluation_step(network, mesh)
+        self._step = compile_evaluation_step(network, mesh, config.data.divisor)
 
     def __call__(self, state: TrainState, examples: Examples) -> Result:
         from alexnet_resnet.data import pipeline

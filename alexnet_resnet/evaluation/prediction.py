@@ -67,7 +67,7 @@ def from_workdir(workdir: str, checkpoint: str = "last") -> Classifier:
 
     @jax.jit
     def logits(views):
-        return network.apply(state.params, state.batch_stats, views - mean, Context())[0]
+        return network.apply(state.params, state.batch_stats, (views - mean) / data.divisor, Context())[0]
 
     return Classifier(labels.readable(tuple(described["label_names"])), data.channels, view, logits)
 

@@ -22,7 +22,7 @@ from alexnet_resnet.training.checkpoints import Checkpoints
 from alexnet_resnet.training.reporting import Meter, Progress, Writer
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, int | float]:
+def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     """Trains what the configuration describes, from the beginning or from where the folder's run stopped.
 
     Args:
@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, int | float]:
     meter = Meter(max(1, in_steps("log.every", config.log.every)), config.train.batch_size, writer, progress)
     evaluate_every = max(1, in_steps("evaluation.every", config.evaluation.every))
     save_every = max(1, in_steps("checkpoint.every", config.checkpoint.every))
-    train_step = step_lib.compile_train_step(network, optimizer, rate, mesh)
+    train_step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data.divisor)
     try:
         batches = _training_batches(config, training, mesh, begin) if begin < total else None
         for number in range(begin + 1, total + 1):
@@ -140,7 +140,7 @@ class _Judge:
         return result.top1_error
 
 
-def print_summary(final: dict[str, int | float], workdir: str) -> None:
+def print_summary(final: dict[str, float], workdir: str) -> None:
     """Prints a finished run's results as a table, and where everything is."""
     lines = [("parameters", f"{final['parameters']:,}"), ("steps", f"{final['step']:,}")]
     for split, what in (

@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from alexnet_resnet import config as config_lib
 
 
-def schedule(optimizer, total_steps: int, steps_per_epoch: int | float) -> optax.Schedule:
+def schedule(optimizer, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
     """The learning rate at each step (float32): a warm-up, then the rate, multiplied by `factor` at each boundary.
 
     Args:

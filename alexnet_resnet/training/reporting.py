@@ -34,7 +34,7 @@ class Writer:
 
             self._events = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, **values: int | float) -> None:
+    def write(self, step: int, **values: float) -> None:
         """Writes one row."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items() if self._events else ():
@@ -67,7 +67,7 @@ class Progress:
         if self._bar:
             self._bar.update()
 
-    def report(self, step: int, **values: int | float) -> None:
+    def report(self, step: int, **values: float) -> None:
         """Shows the latest training measurements."""
         if self._bar:
             self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
@@ -114,7 +114,7 @@ class Meter:
         self._since = time.monotonic()
         self.last: dict[str, float] = {}
 
-    def add(self, step: int, measured: dict[str, Array], waited: int | float) -> None:
+    def add(self, step: int, measured: dict[str, Array], waited: float) -> None:
         """Takes the measurements of a step just dispatched and reads those of the step before.
 
         Args:

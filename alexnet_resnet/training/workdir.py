@@ -109,7 +109,7 @@ def keep_metrics_until(workdir: str, step: int) -> None:
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def final_measurements(workdir: str) -> dict[str, int | float]:
+def final_measurements(workdir: str) -> dict[str, float]:
     """The last value of everything that the run measured, and the median of its images per second."""
     final, rates = {}, []
     for row in read_metrics(workdir):

@@ -1,0 +1,36 @@
+"""LeNet-5 on MNIST (LeCun et al. 1998); the argument is `sparse`, as in the paper, or `full`.
+
+  python -m alexnet_resnet.train --config=configs/lenet.py --workdir=runs/lenet
+
+`sparse` has the paper's connection table, trainable subsampling and squared-distance output: 60,000 parameters. `full`
+has full connections, average pooling and a linear output: 61,706. Meant for any CPU; the dataset is TFDS's mnist.
+"""
+
+from alexnet_resnet import config as config_lib
+from alexnet_resnet.errors import check_choice
+
+VARIANTS = {
+    "sparse": {"connections": "sparse", "subsampling": "trainable", "output": "rbf"},
+    "full": {"connections": "full", "subsampling": "average", "output": "linear"},
+}
+
+
+def get_config(variant: str = "sparse"):
+    check_choice("variant", variant, tuple(VARIANTS))
+    config = config_lib.default("lenet")
+    config.model.update(VARIANTS[variant])
+    config.data.dataset = "mnist"
+    config.data.channels = 1
+    config.data.train_split = "train[:55000]"
+    config.data.validation_split = "train[55000:]"
+    # 28x28 digits in the middle of 32x32 (section II.B); the mean image is subtracted and the range brought to about 1.
+    config.data.canvas_size = 32
+    config.data.image_size = 32
+    config.data.divisor = 128.0
+    config.train.batch_size = 64
+    config.train.duration = "20 epochs"
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.boundaries = (0.5, 0.75)
+    config.evaluation.batch_size = 1000
+    return config

@@ -1,0 +1,53 @@
+"""Residual networks on ImageNet (He et al. 2016, table 1); the argument is the depth and what is joined to it by '+'.
+
+  python -m alexnet_resnet.train --config=configs/resnet.py:50 --workdir=runs/resnet50
+
+`34+A`, `34+B`, `34+C` choose the shortcuts, `34+plain` leaves them out, `50+v1.5` has a bottleneck's stride in its 3x3.
+18 and 34 layers have shortcuts A as in table 2, 50 and more B.
+
+Paper, validation, ten views, top-1 / top-5 error: plain-18 27.94, ResNet-18 27.88; plain-34 28.54 / 10.02, ResNet-34
+A 25.03 / 7.76, B 24.52 / 7.46, C 24.19 / 7.40; ResNet-50 22.85 / 6.71, 101 21.75 / 6.05, 152 21.43 / 5.71. Meant for
+eight GPUs or more; the dataset is TFDS's imagenet2012.
+"""
+
+from alexnet_resnet import config as config_lib
+from alexnet_resnet.errors import check_choice
+
+OPTIONS = {
+    "A": {"shortcut": "A"},
+    "B": {"shortcut": "B"},
+    "C": {"shortcut": "C"},
+    "plain": {"residual": False},
+    "v1.5": {"stride_in": "3x3"},
+}
+
+
+def get_config(variant: str = "50"):
+    depth, *options = variant.split("+")
+    check_choice("depth", depth, ("18", "34", "50", "101", "152"))
+    config = config_lib.default("resnet")
+    config.model.depth = int(depth)
+    config.model.shortcut = "A" if config.model.depth < 50 else "B"
+    for option in options:
+        check_choice("variant", option, tuple(OPTIONS))
+        config.model.update(OPTIONS[option])
+    # 256 images on 8 GPUs: statistics over 32 (the notes of the released models).
+    config.model.ghost_batch = 32
+    config.data.dataset = "imagenet2012"
+    config.data.num_classes = 1000
+    config.data.validation_split = "validation"
+    config.data.test_split = ""
+    config.data.canvas_size = 256
+    config.data.image_size = 224
+    config.data.random_crop = True
+    config.data.random_flip = True
+    config.data.mean = "per_pixel"
+    # Section 3.4.
+    config.train.batch_size = 256
+    config.train.duration = "600000 steps"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.boundaries = (0.25, 0.5, 0.75)
+    config.checkpoint.every = "1000 steps"
+    return config
