@@ -34,7 +34,7 @@ clean:
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is needed: apt install python3-venv"; exit 1; }
 
 # The stamps are older than setup.py only after it changed: then, and only then, pip is asked again.
 .venv/installed: setup.py | .venv/bin/python

@@ -19,7 +19,7 @@ MEANS = ("per_pixel", "per_channel", "none")
 MOMENTUM_ORDERS = ("rate_inside", "rate_outside")
 WARMUP_SHAPES = ("constant", "linear")
 
-# What may differ when a run is resumed: none of it touches the parameters that come out.
+# What may differ when a run is resumed: nothing here changes what is computed, but `parallel` the order of sums.
 FREE_ON_RESUME = ("data.data_dir", "data.prefetch", "log.", "checkpoint.", "parallel.")
 
 
@@ -145,6 +145,13 @@ def check(config: ConfigDict) -> None:
       UserError: names the field, its value and what it may be.
     """
     check_choice("model.name", config.model.name, tuple(models.NETWORKS))
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed={config.seed}: expected a number from 0 to 2**32 - 1.")
+    ghost_batch = config.model.get("ghost_batch", 0)
+    if ghost_batch and config.train.batch_size % ghost_batch:
+        raise UserError(
+            f"model.ghost_batch={ghost_batch}: expected a divisor of train.batch_size={config.train.batch_size}, or 0."
+        )
     data, optimizer = config.data, config.optimizer
     check_at_least("data.num_classes", data.num_classes, 2)
     check_at_least("data.channels", data.channels, 1)
@@ -165,7 +172,8 @@ def check(config: ConfigDict) -> None:
     for field in ("learning_rate", "momentum", "weight_decay", "factor", "warmup_learning_rate"):
         check_at_least(f"optimizer.{field}", optimizer[field], 0)
     boundaries = tuple(optimizer.boundaries)
-    if any(not 0 < b <= 1 for b in boundaries) or list(boundaries) != sorted(boundaries):
+    shares = all(isinstance(share, float | int) and 0 < share <= 1 for share in boundaries)
+    if not shares or list(boundaries) != sorted(boundaries):
         raise UserError(f"optimizer.boundaries={boundaries}: expected rising shares of the duration in (0, 1].")
     for field in ("train.duration", "evaluation.every", "checkpoint.every", "log.every"):
         section, name = field.split(".")

@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one line that names the field, its value and what it may be."""
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,6 @@ def check_choice(field: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def check_at_least(field: str, value: float, least: float) -> None:
-    """Raises UserError unless `value` is a number of at least `least` (not-a-number is none)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+    """Raises UserError unless `value` is a number of at least `least` (neither not-a-number nor infinity is one)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
         raise UserError(f"{field}={value!r}: expected a number of at least {least}.")

@@ -11,13 +11,19 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 SPLIT = flags.DEFINE_string("split", "", "A split or a slice of one, such as 'test[:100]'; by default the test split.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "'last', 'best' (lowest validation error) or a step's number.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the dataset is, if not where the run had it.")
+PRECISE_BN = flags.DEFINE_integer(
+    "precise_bn",
+    0,
+    "Training batches to take batch normalisation's statistics from anew, as plain averages; 0 for none.",
+    lower_bound=0,
+)
 
 
 def main() -> None:
     from alexnet_resnet.evaluation import runs
 
     workdir = cli.require(WORKDIR, "runs/digits")
-    step, result = runs.evaluate_run(workdir, SPLIT.value, CHECKPOINT.value, DATA_DIR.value)
+    step, result = runs.evaluate_run(workdir, SPLIT.value, CHECKPOINT.value, DATA_DIR.value, PRECISE_BN.value)
     print(f"step {step:,} on {result.examples:,} examples: loss {result.loss:.4f}")
     print(f"top-1 error {100 * result.top1_error:.2f}%  top-5 error {100 * result.top5_error:.2f}%")
 

@@ -16,11 +16,13 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: configuration,
 
 
 def main() -> None:
+    from alexnet_resnet.parallel.host import keep_freed_memory
     from alexnet_resnet.training import loop
     from alexnet_resnet.training.reporting import Diverged
 
     config = cli.require(CONFIG, "configs/digits.py")
     workdir = cli.require(WORKDIR, "runs/digits")
+    keep_freed_memory()
     try:
         final = loop.train(config, workdir)
     except Diverged as error:

@@ -8,13 +8,17 @@ Paper, test error: 20 layers 8.75%, 32: 7.51%, 44: 7.17%, 56: 6.97%, 110: 6.43% 
 """
 
 from alexnet_resnet import config as config_lib
+from alexnet_resnet.errors import UserError
 
 
 def get_config(depth: str = "20"):
+    if not depth.isdecimal():
+        raise UserError(f"depth={depth!r}: expected a number of layers, such as 20 in configs/resnet_cifar.py:20.")
     config = config_lib.default("resnet_cifar")
     config.model.depth = int(depth)
     config.data.dataset = "cifar10"
-    # 45k to train and 5k to validate; the paper's table is of nets trained on all 50k: --config.data.train_split=train.
+    # 45k to train and 5k to validate; the paper's table is of nets trained on all 50k:
+    # --config.data.train_split=train --config.data.validation_split=
     config.data.train_split = "train[:45000]"
     config.data.validation_split = "train[45000:]"
     # 4 pixels of zeros on each side, a random 32x32 crop, a flip; the per-pixel mean subtracted.

@@ -15,12 +15,11 @@ def draw(workdirs: list[str], path: str) -> None:
     Raises:
       UserError: a folder has no measurements.
     """
-    import matplotlib
+    # Not pyplot, which would choose a backend for a notebook that calls this.
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
     highest = 0.0
     for number, workdir in enumerate(workdirs):
         rows = list(workdir_lib.read_metrics(workdir))
@@ -39,4 +38,3 @@ def draw(workdirs: list[str], path: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -16,22 +16,14 @@ def draw(predictions: Sequence[Prediction], path: str) -> None:
       predictions: what to draw; the first 16 are shown.
       path: the figure's file; its ending decides the format.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    # Not pyplot, which would choose a backend for a notebook that calls this.
+    from matplotlib.figure import Figure
 
     shown = predictions[:16]
     columns = min(COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure, axes = plt.subplots(
-        2 * rows,
-        columns,
-        figsize=(2.6 * columns, 4.2 * rows),
-        height_ratios=[3, 2] * rows,
-        layout="constrained",
-        squeeze=False,
-    )
+    figure = Figure(figsize=(2.6 * columns, 4.2 * rows), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, height_ratios=[3, 2] * rows, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for number, prediction in enumerate(shown):
@@ -45,4 +37,3 @@ def draw(predictions: Sequence[Prediction], path: str) -> None:
             bars.text(0.02, place, f"{name[:28]}  {100 * probability:.1f}%", va="center", fontsize=7)
         bars.set(xlim=(0, 1), ylim=(len(probabilities) - 0.4, -0.6))
     figure.savefig(path, dpi=130)
-    plt.close(figure)

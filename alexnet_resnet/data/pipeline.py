@@ -1,5 +1,6 @@
 """tf.data pipelines: decode, bring to the canvas, crop, flip, batch. Bytes (uint8) come out, as numpy arrays."""
 
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,15 +16,20 @@ tf.config.set_visible_devices([], "TPU")
 Batches = Iterator[dict[str, np.ndarray]]
 
 
-def training_batches(data, examples: Examples, batch_size: int, seed: int, start_step: int = 0) -> Batches:
-    """Batches of training crops from step `start_step` on, without end, in the order and with the crops of `plan`.
+def training_batches(
+    data, examples: Examples, batch_size: int, seed: int, start_step: int = 0, stop_step: int | None = None
+) -> Batches:
+    """Batches of training crops from `start_step` to before `stop_step`, in the order and with the crops of `plan`.
 
     Yields:
       image: uint8 [B, S, S, C]; label: int32 [B]; offset: int32 [B, 2], each crop's corner on the canvas;
       flip: bool [B]; valid: bool [B], all true.
     """
     return _batches(
-        data, examples, batch_size, lambda: plan.training_batches(data, len(examples), batch_size, seed, start_step)
+        data,
+        examples,
+        batch_size,
+        lambda: plan.training_batches(data, len(examples), batch_size, seed, start_step, stop_step),
     )
 
 
@@ -65,11 +71,21 @@ def _batches(data, examples: Examples, batch_size: int, batches: Callable[[], It
     )
 
 
+# One copy of each split in TensorFlow's memory, however often it is read.
+_TENSORS: weakref.WeakKeyDictionary[Examples, tf.Tensor] = weakref.WeakKeyDictionary()
+
+
+def _as_tensor(examples: Examples) -> tf.Tensor:
+    """The images as a tensor outside of any graph: inside one a constant is limited to 2 GB."""
+    if examples not in _TENSORS:
+        _TENSORS[examples] = tf.constant(examples.images)
+    return _TENSORS[examples]
+
+
 def _canvas_reader(data, examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function from an example's index to its canvas, uint8 [canvas, canvas, C]."""
     size = data.canvas_size
-    # On the host's memory, outside the graph: a constant inside it is limited to 2 GB.
-    images = tf.constant(examples.images)
+    images = _as_tensor(examples)
     if not examples.encoded:
         height, width, channels = examples.images.shape[1:]
         top, left = (size - height) // 2, (size - width) // 2

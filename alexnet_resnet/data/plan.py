@@ -28,8 +28,10 @@ class Batch:
     valid: np.ndarray
 
 
-def training_batches(data, examples: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
-    """The training batches from step `start_step` on, without end.
+def training_batches(
+    data, examples: int, batch_size: int, seed: int, start_step: int = 0, stop_step: int | None = None
+) -> Iterator[Batch]:
+    """The training batches of the steps from `start_step` to before `stop_step`.
 
     Args:
       data: the configuration's `data` section.
@@ -37,10 +39,11 @@ def training_batches(data, examples: int, batch_size: int, seed: int, start_step
       batch_size: examples a step, over all hosts.
       seed: the run's seed.
       start_step: the first step to return.
+      stop_step: the first not to return; None goes on without end.
     """
     epochs = _Epochs(data, examples, seed)
     place = start_step * batch_size
-    while True:
+    while stop_step is None or place < stop_step * batch_size:
         places = np.arange(place, place + batch_size)
         parts = [
             epochs.of(epoch)[:, places[places // examples == epoch] % examples] for epoch in _span(places, examples)

@@ -3,16 +3,15 @@
 import dataclasses
 import os
 import re
-import zipfile
 
 import numpy as np
 
-from alexnet_resnet.errors import UserError, check_choice, near_matches
+from alexnet_resnet.errors import UserError, near_matches
 
 DIGITS_TRAIN = 1437  # four fifths of the 1,797 digits; the rest is the test split
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
     """The labelled images of one split, in a fixed order.
 
@@ -44,26 +43,35 @@ class Examples:
         return len(self.label_names)
 
 
-def load(data, split: str) -> Examples:
+def load(data, split: str, field: str = "split") -> Examples:
     """The examples of one split of the dataset that `config.data` describes.
 
     Args:
       data: the configuration's `data` section.
       split: a split of the dataset or a slice of it: 'train', 'train[:45000]', 'test[50%:]'.
+      field: what errors call the split.
 
     Raises:
       UserError: the dataset, its folder or the split is unknown, missing, unreadable or empty.
     """
     if not split:
-        raise UserError("split='': expected the name of a split, such as 'train' or 'train[:45000]'.")
+        raise UserError(f"{field}='': expected the name of a split, such as 'train' or 'train[:45000]'.")
     readers = {"digits": _digits, "npz": _npz}
-    read = readers.get(data.dataset, _tfds)
-    examples = read(data, split)
+    try:
+        examples = readers.get(data.dataset, _tfds)(data, split)
+    except UnknownSplit as error:
+        raise UserError(f"{field}={split!r}: {error}") from error
     if not len(examples):
-        raise UserError(f"split={split!r} of {data.dataset}: expected at least one example, found none.")
-    for field in ("num_classes", "channels"):
-        if data[field] != getattr(examples, field):
-            raise UserError(f"data.{field}={data[field]}: expected {getattr(examples, field)}, as {data.dataset} has.")
+        raise UserError(f"{field}={split!r} of {data.dataset}: expected at least one example, found none.")
+    for name in ("num_classes", "channels"):
+        if data[name] != getattr(examples, name):
+            raise UserError(f"data.{name}={data[name]}: expected {getattr(examples, name)}, as {data.dataset} has.")
+    lowest, highest = examples.labels.min(), examples.labels.max()
+    if lowest < 0 or highest >= data.num_classes:
+        raise UserError(
+            f"{field}={split!r} of {data.dataset}: expected labels from 0 to {data.num_classes - 1}, found {lowest} to "
+            f"{highest}."
+        )
     if not examples.encoded and max(examples.images.shape[1:3]) > data.canvas_size:
         height, width = examples.images.shape[1:3]
         raise UserError(
@@ -73,19 +81,26 @@ def load(data, split: str) -> Examples:
     return examples
 
 
+class UnknownSplit(Exception):
+    """A split that the dataset does not have; the message says which it has."""
+
+
 def _take(split: str, size_of: dict[str, int]) -> tuple[str, slice]:
     """Reads 'name[a:b]', with counts or percentages, as a split's name and a slice of its examples."""
     match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     if not match or match[1] not in size_of:
         hint = near_matches(split.split("[")[0], size_of)
-        raise UserError(
-            f"split={split!r}: expected one of {', '.join(map(repr, size_of))} or a slice of one, "
+        raise UnknownSplit(
+            f"expected one of {', '.join(map(repr, size_of))} or a slice of one, "
             f"such as '{next(iter(size_of))}[:90%]'.{hint}"
         )
     name, *ends = match.groups()
     size = size_of[name]
-    start, stop = (int(e[:-1]) * size // 100 if e and e.endswith("%") else int(e) if e else None for e in ends)
-    return name, slice(start, stop)
+    # As TFDS reads them: percentages to the nearest example, and nothing beyond the end.
+    places = [round(int(e[:-1]) * size / 100) if e and e.endswith("%") else int(e) if e else None for e in ends]
+    if any(place is not None and abs(place) > size for place in places):
+        raise UnknownSplit(f"expected a slice within the {size:,} examples of {name!r}.")
+    return name, slice(*places)
 
 
 def _digits(data, split: str) -> Examples:
@@ -118,19 +133,16 @@ def _npz(data, split: str) -> Examples:
                 raise UserError(f"data.data_dir={data.data_dir!r}: expected {name}_labels beside {name}_images.")
             images, labels = file[f"{name}_images"], file[f"{name}_labels"]
             names = tuple(map(str, file["label_names"])) if "label_names" in arrays else ()
-            highest = max(int(file[a].max(initial=-1)) for a in arrays if a.endswith("_labels"))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
+    except (UserError, UnknownSplit):
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds for files that are no archive of arrays.
         raise UserError(f"data.data_dir={data.data_dir!r}: expected a readable .npz file ({error}).") from error
     where = f"data.data_dir={data.data_dir!r}: {name}"
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(f"{where}_images is {images.dtype}{list(images.shape)}; expected uint8 [N, H, W, C].")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise UserError(f"{where}_labels is {labels.dtype}{list(labels.shape)}; expected {len(images)} whole numbers.")
-    names = names or tuple(str(i) for i in range(highest + 1))
-    if len(labels) and (labels.min() < 0 or highest >= len(names)):
-        raise UserError(f"{where}_labels reach from {labels.min()} to {highest}; expected 0 to {len(names) - 1}.")
+    names = names or tuple(map(str, range(data.num_classes)))
     images = images[..., None] if images.ndim == 3 else images
     return Examples(images[part], labels[part].astype(np.int32), names, f"{os.path.basename(path)} {split}")
 
@@ -158,14 +170,15 @@ def _tfds(data, split: str) -> Examples:
             f"data.data_dir={data_dir!r}: {data.dataset} is not prepared there; "
             f"`tfds build {data.dataset} --data_dir={data_dir}` downloads and prepares it."
         )
-    for feature in ("image", "label"):
-        check_choice(f"data.dataset={data.dataset!r}, feature", feature, tuple(builder.info.features))
-    return _read_tfds(builder, split, tfds)
+    return _tfds_examples(builder, split, tfds)
 
 
-def _read_tfds(builder, split: str, tfds) -> Examples:
-    _take(split, {name: info.num_examples for name, info in builder.info.splits.items()})
+def _tfds_examples(builder, split: str, tfds) -> Examples:
     features = builder.info.features
+    label = features["label"] if "label" in features else None
+    if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
+        raise UserError(f"data.dataset={builder.name!r}: expected the features 'image' and 'label', has {[*features]}.")
+    _take(split, {name: info.num_examples for name, info in builder.info.splits.items()})
     encoded = None in features["image"].shape
     try:
         rows = builder.as_dataset(

@@ -1,13 +1,18 @@
 """Judging the checkpoint of a run."""
 
+import dataclasses
+import itertools
 import os
 
 import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from alexnet_resnet.data import sources
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator, Result
+from alexnet_resnet.models.statistics import average_statistics
+from alexnet_resnet.ops.photometry import subtract_mean
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
@@ -46,7 +51,9 @@ def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> t
         checkpoints.close()
 
 
-def evaluate_run(workdir: str, split: str = "", checkpoint: str = "last", data_dir: str = "") -> tuple[int, Result]:
+def evaluate_run(
+    workdir: str, split: str = "", checkpoint: str = "last", data_dir: str = "", precise_bn: int = 0
+) -> tuple[int, Result]:
     """The step of a run's checkpoint and its errors on a split.
 
     Args:
@@ -54,6 +61,8 @@ def evaluate_run(workdir: str, split: str = "", checkpoint: str = "last", data_d
       split: a split or a slice of one; by default the run's test split, or its validation split where it has none.
       checkpoint: as `restore`.
       data_dir: where the dataset is, if not where the run had it.
+      precise_bn: training batches over which the statistics of batch normalisation are taken anew, as plain averages;
+        0 keeps the running moments.
 
     Raises:
       UserError: as `restore` and `sources.load`.
@@ -62,6 +71,32 @@ def evaluate_run(workdir: str, split: str = "", checkpoint: str = "last", data_d
     mesh = mesh_lib.create(ConfigDict({"data": -1, "model": 1}))
     if data_dir:
         config.data.data_dir = data_dir
-    examples = sources.load(config.data, split or config.data.test_split or config.data.validation_split)
     _, state = restore(workdir, checkpoint, mesh_lib.replicated(mesh))
-    return int(state.step), Evaluator(config, state_lib.from_config(config), mesh)(state, examples)
+    examples = sources.load(config.data, split or config.data.test_split or config.data.validation_split)
+    network = state_lib.from_config(config)
+    if precise_bn:
+        state = with_precise_statistics(config, network, state, precise_bn)
+    return int(state.step), Evaluator(config, network, mesh)(state, examples)
+
+
+def with_precise_statistics(
+    config: ConfigDict, network: state_lib.Network, state: state_lib.TrainState, batches: int
+) -> state_lib.TrainState:
+    """The state with batch statistics averaged over training batches, as the ResNet paper's released models have them.
+
+    Args:
+      config: the run's configuration.
+      network: its network.
+      state: a trained state.
+      batches: how many batches of `train.batch_size`, with training's crops and flips.
+    """
+    from alexnet_resnet.data import pipeline
+
+    data, size = config.data, config.train.batch_size
+    training = pipeline.training_batches(data, sources.load(data, data.train_split), size, config.seed)
+    images = (
+        subtract_mean(batch["image"], state.mean, batch["offset"], batch["flip"]) / data.divisor
+        for batch in itertools.islice(training, batches)
+    )
+    module = nnx.merge(network.graphdef, state.params, state.batch_stats, copy=True)
+    return dataclasses.replace(state, batch_stats=nnx.to_pure_dict(average_statistics(module, images)))

@@ -7,6 +7,7 @@ each array, taken on the device before saving and compared after restoring.
 import logging
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Mapping
 
@@ -147,16 +148,24 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints and none is whole.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        damaged = []
+        for step in reversed(self.steps()):
             try:
-                return self.restore(like, step)
+                state = self.restore(like, step)
             except Damaged as error:
                 logging.getLogger(__name__).warning("%s; trying the one before", error)
-                os.rename(self._place(step), f"{self._place(step)}.damaged")
+                damaged.append(step)
+                continue
+            # Only now: were all damaged, they stay where they are, and the next start says so again.
+            for bad in damaged:
+                aside = f"{self._place(bad)}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(self._place(bad), aside)
+            if damaged:
                 self._manager.reload()
-        if steps:
-            raise UserError(f"{self.directory}: expected a whole checkpoint, but all {len(steps)} are damaged.")
+            return state
+        if damaged:
+            raise UserError(f"{self.directory}: expected a whole checkpoint, but all {len(damaged)} are damaged.")
         return None
 
     def _place(self, step: int) -> str:

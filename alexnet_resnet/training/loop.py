@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.analysis import curves
 from alexnet_resnet.data import sources
+from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator
 from alexnet_resnet.parallel import mesh as mesh_lib
-from alexnet_resnet.parallel.host import keep_freed_memory
 from alexnet_resnet.parallel.prefetch import prefetch
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
@@ -38,24 +38,29 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       reporting.Diverged: the loss is no longer finite; the checkpoints from before stay.
     """
     config_lib.check(config)
-    keep_freed_memory()
+    workdir_lib.check(workdir, config)
     mesh = mesh_lib.create(config.parallel)
     mesh_lib.check_batch("train.batch_size", config.train.batch_size, mesh)
     network = state_lib.from_config(config)
     splits = {
-        name: sources.load(config.data, config.data[f"{name}_split"])
+        name: sources.load(config.data, config.data[f"{name}_split"], f"data.{name}_split")
         for name in ("train", "validation", "test")
         if config.data[f"{name}_split"] or name == "train"
     }
+    steps_per_epoch = len(splits["train"]) / config.train.batch_size
+    if config_lib.steps("train.duration", config.train.duration, steps_per_epoch) < 1:
+        raise UserError(f"train.duration={config.train.duration!r}: expected at least one step.")
+    with workdir_lib.claim(workdir, config, workdir_lib.describe(splits["train"])):
+        _train(config, workdir, mesh, network, splits)
+    curves.draw([workdir], os.path.join(workdir, workdir_lib.CURVE))
+    return workdir_lib.final_measurements(workdir) | {"parameters": network.parameter_count}
+
+
+def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, splits: dict) -> None:
     training = splits["train"]
     steps_per_epoch = len(training) / config.train.batch_size
     in_steps = functools.partial(config_lib.steps, steps_per_epoch=steps_per_epoch)
     total = in_steps("train.duration", config.train.duration)
-    workdir_lib.claim(workdir, config)
-    workdir_lib.describe_dataset(
-        workdir, training.label_names, None if training.encoded else training.images.shape[1:3]
-    )
-
     rate = optimizer_lib.schedule(config.optimizer, total, steps_per_epoch)
     optimizer = optimizer_lib.create(config.optimizer, rate)
     checkpoints = Checkpoints(
@@ -74,8 +79,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     evaluate_every = max(1, in_steps("evaluation.every", config.evaluation.every))
     save_every = max(1, in_steps("checkpoint.every", config.checkpoint.every))
     train_step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data.divisor)
+    batches = _training_batches(config, training, mesh, begin, total) if begin < total else None
     try:
-        batches = _training_batches(config, training, mesh, begin) if begin < total else None
         for number in range(begin + 1, total + 1):
             asked = time.monotonic()
             batch = next(batches)
@@ -86,6 +91,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             last, evaluates = number == total, number % evaluate_every == 0
             if last or evaluates or number % save_every == 0:
                 meter.pause()
+                if last:
+                    meter.finish()
                 # The last evaluation comes before the last checkpoint: a run that has one is complete.
                 error = judge(number, state, last) if last or evaluates else None
                 checkpoints.save(number, state, error)
@@ -94,8 +101,6 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         progress.close()
         writer.close()
         checkpoints.close()
-    curves.draw([workdir], os.path.join(workdir, workdir_lib.CURVE))
-    return workdir_lib.final_measurements(workdir) | {"parameters": network.parameter_count}
 
 
 def _start(config, network, optimizer, training, mesh, checkpoints) -> state_lib.TrainState:
@@ -110,10 +115,10 @@ def _start(config, network, optimizer, training, mesh, checkpoints) -> state_lib
     return state
 
 
-def _training_batches(config, training, mesh, begin):
+def _training_batches(config, training, mesh, begin, total):
     from alexnet_resnet.data import pipeline
 
-    batches = pipeline.training_batches(config.data, training, config.train.batch_size, config.seed, begin)
+    batches = pipeline.training_batches(config.data, training, config.train.batch_size, config.seed, begin, total)
     return prefetch(batches, mesh, config.data.prefetch)
 
 
@@ -124,10 +129,14 @@ class _Judge:
         self._evaluate, self._splits, self._writer, self._progress = evaluate, splits, writer, progress
 
     def __call__(self, step: int, state: state_lib.TrainState, last: bool) -> float | None:
-        """The error on the validation split, or on the test split where there is none; at the end on both."""
+        """The error on the validation split, by which the best checkpoint is chosen; None where there is none.
+
+        Without a validation split the test split is judged, as the papers' figures show it, but nothing is chosen by
+        it. At the end both are judged.
+        """
         names = [name for name in ("validation", "test") if name in self._splits]
-        errors = [self._judge(step, state, name) for name in (names if last else names[:1])]
-        return errors[0] if errors else None
+        errors = {name: self._judge(step, state, name) for name in (names if last else names[:1])}
+        return errors.get("validation")
 
     def _judge(self, step: int, state: state_lib.TrainState, split: str) -> float:
         result = self._evaluate(state, self._splits[split])

@@ -9,6 +9,7 @@ import time
 import jax
 from jaxtyping import Array
 
+from alexnet_resnet.errors import UserError
 from alexnet_resnet.training import workdir as workdir_lib
 
 
@@ -27,7 +28,12 @@ class Writer:
 
     def __init__(self, workdir: str, step: int, tensorboard: bool):
         workdir_lib.keep_metrics_until(workdir, step)
-        self._file = open(os.path.join(workdir, workdir_lib.METRICS), "a", buffering=1)  # noqa: SIM115
+        try:
+            self._file = open(os.path.join(workdir, workdir_lib.METRICS), "a", buffering=1)  # noqa: SIM115
+        except OSError as error:
+            raise UserError(
+                f"workdir={workdir!r}: expected a folder that can be written ({error.strerror})."
+            ) from error
         self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -97,6 +103,7 @@ class Meter:
     """Reads each step's measurements one step late, so that the host waits for a step only once the next is running.
 
     Averages them over windows of `every` steps. The windows end at multiples of `every`, wherever a run was resumed.
+    The first step of a process, which waits for the compiler, is left out of the images per second.
 
     Args:
       every: steps in a window.
@@ -112,7 +119,7 @@ class Meter:
         self._window: list[dict[str, float]] = []
         self._seconds = self._waited = 0.0
         self._since = time.monotonic()
-        self.last: dict[str, float] = {}
+        self._compiling, self._timed, self._last_step = True, 0, 0
 
     def add(self, step: int, measured: dict[str, Array], waited: float) -> None:
         """Takes the measurements of a step just dispatched and reads those of the step before.
@@ -123,7 +130,7 @@ class Meter:
           waited: seconds that the loop waited for the step's batch.
 
         Raises:
-          Diverged: the step before gave a loss or a gradient that is not finite.
+          Diverged: the step before gave a loss, a gradient or parameters that are not finite.
         """
         self._read()
         self._late = step, measured
@@ -135,11 +142,17 @@ class Meter:
         step, measured = self._late
         self._late = None
         values = {name: float(value) for name, value in jax.device_get(measured).items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
+        if not all(math.isfinite(values[name]) for name in ("loss", "gradient_norm", "parameter_norm")):
             raise Diverged(
-                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']} "
-                f"at learning rate {values['learning_rate']:g}"
+                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}, "
+                f"parameter norm {values['parameter_norm']} at learning rate {values['learning_rate']:g}"
             )
+        if self._compiling:
+            # The first step of a process waits for the compiler, which is not the network's speed.
+            self._compiling, self._seconds, self._waited, self._timed = False, 0.0, 0.0, -1
+            self._since = time.monotonic()
+        self._timed += 1
+        self._last_step = step
         self._window.append(values)
         if step % self._every == 0:
             self._report(step)
@@ -149,16 +162,20 @@ class Meter:
         self._since = time.monotonic()
         count = len(self._window)
         means = {name: sum(row[name] for row in self._window) / count for name in self._window[0]}
-        seconds = max(self._seconds, 1e-9)
-        self.last = {
-            **means,
-            "images_per_second": count * self._images / seconds,
-            "input_wait_share": min(1.0, self._waited / seconds),
-        }
-        self._writer.write(step, **{f"train/{name}": value for name, value in self.last.items()})
-        shown = {"loss": means["loss"], "error %": 100 * means["error"], "images/s": self.last["images_per_second"]}
+        shown = {"loss": means["loss"], "error %": 100 * means["error"]}
+        if self._timed > 0:
+            seconds = max(self._seconds, 1e-9)
+            means["input_wait_share"] = min(1.0, self._waited / seconds)
+            means["images_per_second"] = shown["images/s"] = self._timed * self._images / seconds
+        self._writer.write(step, **{f"train/{name}": value for name, value in means.items()})
         self._progress.report(step, **shown)
-        self._window, self._seconds, self._waited = [], 0.0, 0.0
+        self._window, self._seconds, self._waited, self._timed = [], 0.0, 0.0, 0
+
+    def finish(self) -> None:
+        """Reads what is outstanding and reports the last window, though it be shorter."""
+        self._read()
+        if self._window:
+            self._report(self._last_step)
 
     def pause(self) -> None:
         """Reads what is outstanding and stops the clock, before something that is not training."""

@@ -42,8 +42,8 @@ def train_step(
       divisor: what pixels are divided by after the mean is subtracted.
 
     Returns:
-      The new state, and scalars: `loss` (mean over the batch), `error` (top-1, a share), `learning_rate` and
-      `gradient_norm`.
+      The new state, and scalars: `loss` (mean over the batch), `error` (top-1, a share), `learning_rate`,
+      `gradient_norm`, and `parameter_norm` of the new parameters and statistics.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     context = Context(train=True, key=key, examples=jnp.arange(batch["label"].shape[0]))
@@ -69,7 +69,8 @@ def train_step(
         key=state.key,
         mean=state.mean,
     )
-    return new, measured
+    # Of the result: a finite gradient can still throw the parameters out of their type's range.
+    return new, measured | {"parameter_norm": optax.tree.norm((new.params, new.batch_stats))}
 
 
 def evaluation_step(

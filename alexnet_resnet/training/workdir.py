@@ -1,16 +1,20 @@
 """The folder of a run: its configuration, its measurements, its checkpoints."""
 
+import contextlib
+import fcntl
 import json
 import os
 import statistics
+import zlib
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from alexnet_resnet import config as config_lib
+from alexnet_resnet.data.sources import Examples
 from alexnet_resnet.errors import UserError
 
-CONFIG, DATASET, METRICS = "config.json", "dataset.json", "metrics.jsonl"
+CONFIG, DATASET, METRICS, LOCK = "config.json", "dataset.json", "metrics.jsonl", "lock"
 CHECKPOINTS, CURVE = "checkpoints", "curve.png"
 
 
@@ -24,43 +28,73 @@ def write_atomically(path: str, text: str) -> None:
     os.replace(temporary, path)
 
 
-def claim(workdir: str, config: ConfigDict) -> None:
-    """Makes the folder this run's, or makes sure that it already is.
+def check(workdir: str, config: ConfigDict) -> None:
+    """Makes sure that the folder is this run's or free, without writing anything.
 
     Raises:
-      UserError: it cannot be written, or belongs to a run whose configuration gives other results.
+      UserError: it belongs to a run whose configuration gives other results, or cannot be told.
     """
-    path = os.path.join(workdir, CONFIG)
-    if os.path.exists(path):
+    if os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise UserError(f"workdir={workdir!r}: expected a folder, found a file.")
+    if os.path.exists(os.path.join(workdir, CONFIG)):
         changed = config_lib.differences(read_config(workdir), config)
         if changed:
             raise UserError(
-                f"workdir={workdir!r} belongs to another configuration; it differs in {'; '.join(changed)}."
+                f"workdir={workdir!r} belongs to another configuration, which differs in {'; '.join(changed)}: "
+                "expected the same one, or another --workdir."
             )
-        return
-    if os.path.isdir(os.path.join(workdir, CHECKPOINTS)):
+    elif os.path.isdir(os.path.join(workdir, CHECKPOINTS)):
         raise UserError(f"workdir={workdir!r} has checkpoints but no {CONFIG}: expected a new or an empty folder.")
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        write_atomically(path, json.dumps(json.loads(config.to_json()), indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"workdir={workdir!r}: expected a folder that can be written ({error.strerror}).") from error
 
 
-def describe_dataset(workdir: str, label_names: tuple[str, ...], array_shape: tuple[int, int] | None) -> None:
-    """Keeps what judging other images needs of the training data.
+@contextlib.contextmanager
+def claim(workdir: str, config: ConfigDict, dataset: dict) -> Iterator[None]:
+    """Holds the folder for this run alone, and leaves in it what the run is.
 
     Args:
-      workdir: the run's folder.
-      label_names: one a class.
-      array_shape: height and width of the images where they were arrays, None where they were encoded.
+      workdir: the run's folder; made if it is missing.
+      config: the run's configuration, as `check` has passed it.
+      dataset: what `describe` says of the training examples.
+
+    Raises:
+      UserError: it cannot be written, another process trains in it, or its run had other examples.
     """
-    described = {"label_names": list(label_names), "array_shape": array_shape and list(array_shape)}
-    write_atomically(os.path.join(workdir, DATASET), json.dumps(described, indent=2) + "\n")
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(workdir, exist_ok=True)
+            lock = stack.enter_context(open(os.path.join(workdir, LOCK), "a"))
+            # The system frees it when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.exists(os.path.join(workdir, DATASET)):
+                write_atomically(os.path.join(workdir, DATASET), json.dumps(dataset, indent=2) + "\n")
+            elif read_dataset(workdir) != dataset:
+                raise UserError(f"data: expected the examples that the run in workdir={workdir!r} was started with.")
+            if not os.path.exists(os.path.join(workdir, CONFIG)):
+                text = json.dumps(json.loads(config.to_json()), indent=2)
+                write_atomically(os.path.join(workdir, CONFIG), text + "\n")
+        except BlockingIOError as error:
+            raise UserError(f"workdir={workdir!r}: expected no other process to train there, but one does.") from error
+        except OSError as error:
+            raise UserError(
+                f"workdir={workdir!r}: expected a folder that can be written ({error.strerror})."
+            ) from error
+        yield
+
+
+def describe(examples: Examples) -> dict:
+    """What judging other images needs of the training examples, and what tells them from others."""
+    images = b"".join(examples.images[:64]) if examples.encoded else examples.images[:64].tobytes()
+    return {
+        "label_names": list(examples.label_names),
+        # Height and width of images that were arrays; none of those that were encoded.
+        "array_shape": None if examples.encoded else list(examples.images.shape[1:3]),
+        "examples": len(examples),
+        "checksum": zlib.crc32(images, zlib.crc32(examples.labels.tobytes())),
+    }
 
 
 def read_dataset(workdir: str) -> dict:
-    """What `describe_dataset` kept.
+    """What `describe` said of the examples that the run was started with.
 
     Raises:
       UserError: there is nothing, or it cannot be read.
@@ -74,13 +108,24 @@ def read_config(workdir: str) -> ConfigDict:
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    return ConfigDict(_read_json(workdir, CONFIG))
+    found = _read_json(workdir, CONFIG)
+    try:
+        # Fields that are newer than the run have their defaults, which always mean what was done before them.
+        config = config_lib.default(found["model"]["name"])
+        found["optimizer"]["boundaries"] = tuple(found["optimizer"]["boundaries"])
+        config.update(found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"workdir={workdir!r}: expected a run's configuration in {CONFIG} ({error}).") from error
+    return config
 
 
 def _read_json(workdir: str, name: str) -> dict:
     try:
         with open(os.path.join(workdir, name)) as file:
-            return json.load(file)
+            found = json.load(file)
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+        return found
     except (OSError, ValueError) as error:
         raise UserError(f"workdir={workdir!r}: expected the folder of a run, with a {name} ({error}).") from error
 
@@ -95,10 +140,13 @@ def read_metrics(workdir: str) -> Iterator[dict]:
     if not os.path.exists(path):
         raise UserError(f"workdir={workdir!r}: expected the folder of a run, with a {METRICS}.")
     with open(path) as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if not line.endswith("\n"):
                 return
-            yield json.loads(line)
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise UserError(f"workdir={workdir!r}: line {number} of {METRICS} is damaged; remove it.") from error
 
 
 def keep_metrics_until(workdir: str, step: int) -> None:

@@ -11,6 +11,7 @@ from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation import runs
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.training import loop
+from alexnet_resnet.training import workdir as workdir_lib
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,37 @@ def test_evaluating_gives_the_errors_that_training_measured(run):
 def test_the_best_checkpoint_and_a_step_can_be_chosen(run):
     workdir, _ = run
     assert runs.evaluate_run(str(workdir), checkpoint="12")[0] == 12
-    assert runs.evaluate_run(str(workdir), checkpoint="best")[0] in (12, 24)
+    errors = {
+        row["step"]: row["validation/error"]
+        for row in workdir_lib.read_metrics(str(workdir))
+        if "validation/error" in row
+    }
+    assert runs.evaluate_run(str(workdir), checkpoint="best")[0] == min(errors, key=lambda step: (errors[step], step))
     with pytest.raises(UserError, match="checkpoint='13': expected one of 'last', 'best', '12', '24'"):
         runs.evaluate_run(str(workdir), checkpoint="13")
+
+
+def test_precise_statistics_are_those_of_the_training_batches(run, shapes_npz):
+    """With all 96 examples in six batches and no augmentation: conv1's moments are numpy's over the batches."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from alexnet_resnet import models
+    from alexnet_resnet.training import state as state_lib
+
+    workdir, final = run
+    mesh = mesh_lib.create(SimpleNamespace(data=-1, model=1))
+    config, state = runs.restore(str(workdir), "last", mesh_lib.replicated(mesh))
+    network = state_lib.from_config(config)
+    precise = runs.with_precise_statistics(config, network, state, 6)
+    images = np.load(shapes_npz)["train_images"].astype(np.float32) - np.asarray(state.mean)
+    module = nnx.merge(network.graphdef, state.params, state.batch_stats, copy=True)
+    _, named = models.activations(module, jnp.asarray(images))
+    conv1 = np.asarray(named["conv1"], np.float64)
+    np.testing.assert_allclose(precise.batch_stats["bn1"]["mean"], conv1.mean((0, 1, 2)), rtol=1e-3, atol=1e-3)
+    assert not np.allclose(precise.batch_stats["bn1"]["mean"], state.batch_stats["bn1"]["mean"], rtol=1e-6)
+    _, result = runs.evaluate_run(str(workdir), precise_bn=6)
+    assert result.top1_error <= final["test/error"] + 0.1
 
 
 def test_the_evaluate_command_prints_step_examples_and_errors(run, command):
@@ -111,9 +140,10 @@ def test_help_explains_the_flags(name, command):
     result = command(name, "--help")
     said = result.stdout + result.stderr
     assert f"python -m alexnet_resnet.{name}" in said
-    for flag in {"train": ["config", "workdir"], "evaluate": ["workdir", "split", "checkpoint", "data_dir"]}.get(
-        name, ["config"]
-    ):
+    for flag in {
+        "train": ["config", "workdir"],
+        "evaluate": ["workdir", "split", "checkpoint", "data_dir", "precise_bn"],
+    }.get(name, ["config"]):
         assert re.search(rf"--(\[no\])?{flag}: \w+", said), flag
 
 

@@ -161,6 +161,60 @@ def test_a_diverging_run_stops_and_keeps_what_was_good(shapes_npz, tmp_path, com
     assert all(np.isfinite(leaf).all() for leaf in [*_leaves(state.params), *_leaves(state.opt_state)])
 
 
+def test_a_run_that_breaks_at_its_last_step_does_not_end_well(shapes_npz, tmp_path, command):
+    """The loss of the last step is finite; the parameters that it leaves are not, and are not saved."""
+    rates = {"optimizer.warmup": "29 steps", "optimizer.warmup_learning_rate": 0.01, "optimizer.learning_rate": 3e38}
+    result = command("train", *flags_for(shapes_npz, tmp_path / "run", **rates))
+    assert result.returncode == 1
+    assert "stopped at step 30" in result.stderr and "parameter norm" in result.stderr
+    assert int(final_state(tmp_path / "run").step) == 25
+
+
+def test_a_killed_start_leaves_a_folder_that_starts(uninterrupted, shapes_npz, tmp_path):
+    """Killed as soon as its configuration is written, before there is any checkpoint."""
+    workdir = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(shapes_npz, workdir)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (workdir / "config.json").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    (workdir / "metrics.jsonl").write_text('{"step": 9, "train/lo')
+    again = subprocess.run(
+        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(shapes_npz, workdir)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert again.returncode == 0, again.stderr
+    assert_same(final_state(workdir), final_state(uninterrupted[0]))
+
+
+def test_two_trainers_do_not_share_a_folder(uninterrupted, shapes_npz, command):
+    import fcntl
+
+    with open(uninterrupted[0] / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = command("train", *flags_for(shapes_npz, uninterrupted[0]))
+    assert result.returncode == 2 and "expected no other process to train there" in result.stderr
+
+
+def test_other_examples_in_the_same_folder_are_refused(uninterrupted, shapes_npz, tmp_path, command):
+    arrays = dict(np.load(shapes_npz))
+    arrays["train_labels"] = arrays["train_labels"][::-1]
+    np.savez(tmp_path / "other.npz", **arrays)
+    result = command("train", *flags_for(tmp_path / "other.npz", uninterrupted[0]))
+    assert result.returncode == 2 and "expected the examples that the run" in result.stderr
+
+
 def _leaves(tree):
     import jax
 
@@ -177,7 +231,7 @@ REFUSED = {
     "a field of another network": (["--config.model.name=alexnet"], "model.depth: alexnet has no such field"),
     "an impossible depth": (["--config.model.depth=21"], "model.depth=21: expected 6n + 2"),
     "an unknown dataset": (["--config.data.dataset=digts"], "data.dataset='digts'"),
-    "an unknown split": (["--config.data.train_split=training"], "split='training': expected one of"),
+    "an unknown split": (["--config.data.train_split=training"], "data.train_split='training': expected one of"),
     "a missing folder": (
         ["--config.data.dataset=cifar10", "--config.data.data_dir=/nowhere"],
         "data.data_dir='/nowhere'",
@@ -196,6 +250,18 @@ REFUSED = {
     ),
     "a negative rate": (["--config.optimizer.learning_rate=-1"], "optimizer.learning_rate=-1.0: expected"),
     "other classes than the data has": (["--config.data.num_classes=11"], "data.num_classes=11: expected 10"),
+    "a slice beyond the end": (["--config.data.train_split=train[:5000]"], "data.train_split='train[:5000]': expected"),
+    "less than a step": (
+        ["--config.train.duration=0.001 epochs"],
+        "train.duration='0.001 epochs': expected at least one",
+    ),
+    "ghost batches that do not fit": (["--config.model.ghost_batch=48"], "model.ghost_batch=48: expected a divisor of"),
+    "a seed out of range": (["--config.seed=4294967296"], "seed=4294967296: expected a number from 0"),
+    "an infinite rate": (["--config.optimizer.learning_rate=inf"], "optimizer.learning_rate=inf: expected"),
+    "boundaries that are no numbers": (
+        ["--config.optimizer.boundaries=('a',)"],
+        "optimizer.boundaries=('a',): expected",
+    ),
     "an unknown loader": (["--config.data.loader=torch"], "data.loader='torch': expected one of"),
 }
 

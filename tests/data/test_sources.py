@@ -57,6 +57,10 @@ def test_npz_arrays_come_back_as_they_are(tmp_path):
     np.testing.assert_array_equal(sources.load(data, "train[1:3]").labels, LABELS[1:3])
     np.testing.assert_array_equal(sources.load(data, "train[50%:]").labels, LABELS[2:])
     np.testing.assert_array_equal(sources.load(data, "train[:-1]").labels, LABELS[:-1])
+    # 63% of 4 is 2.52, to the nearest 3.
+    np.testing.assert_array_equal(sources.load(data, "train[:63%]").labels, LABELS[:3])
+    with pytest.raises(UserError, match=r"split='train\[:5\]': expected a slice within the 4 examples of 'train'"):
+        sources.load(data, "train[:5]")
 
 
 def test_npz_grey_images_without_a_channel_axis_get_one(tmp_path):
@@ -73,10 +77,12 @@ def test_npz_grey_images_without_a_channel_axis_get_one(tmp_path):
         (dict(train_images=IMAGES[0, 0], train_labels=LABELS), "expected uint8"),
         (dict(train_images=IMAGES, train_labels=LABELS[:3]), "expected 4 whole numbers"),
         (dict(train_images=IMAGES, train_labels=LABELS * 0.5), "expected 4 whole numbers"),
-        (dict(train_images=IMAGES, train_labels=LABELS - 1), "from -1 to 1"),
-        (dict(train_images=IMAGES, train_labels=LABELS, label_names=np.array(["x"])), "expected 0 to 0"),
-        (dict(train_images=IMAGES, train_labels=LABELS % 2), "data.num_classes=3: expected 2"),
-        (dict(train_images=IMAGES[:0], train_labels=LABELS[:0]), "num_classes|at least one example"),
+        (dict(train_images=IMAGES, train_labels=LABELS - 1), "expected labels from 0 to 2, found -1 to 1"),
+        (dict(train_images=IMAGES, train_labels=LABELS + 1), "expected labels from 0 to 2, found 1 to 3"),
+        (dict(train_images=IMAGES, train_labels=LABELS, label_names=np.array(["x"])), "num_classes=3: expected 1"),
+        (dict(train_images=IMAGES[:0], train_labels=LABELS[:0]), "expected at least one example, found none"),
+        (dict(train_images=IMAGES, train_labels=np.array(list("abca"))), "expected 4 whole numbers"),
+        (dict(train_images=np.uint8(7), train_labels=LABELS), "expected a readable .npz file|expected uint8"),
         (dict(train_images=np.repeat(IMAGES, 3, -1), train_labels=LABELS), "data.channels=1: expected 3"),
         (dict(train_images=np.zeros((4, 40, 8, 1), np.uint8), train_labels=LABELS), "canvas_size=32: expected .* 40"),
     ],
@@ -100,8 +106,8 @@ def test_npz_files_that_cannot_be_read_are_refused(tmp_path):
 
 @pytest.mark.parametrize("split", ["trian", "train[:", "train[a:b]", "training[:5]", "train[0:4:2]"])
 def test_unknown_splits_are_refused_with_the_known_ones(split):
-    with pytest.raises(UserError, match="expected one of 'train', 'test' or a slice"):
-        sources.load(make_data(), split)
+    with pytest.raises(UserError, match="data.test_split=.*expected one of 'train', 'test' or a slice"):
+        sources.load(make_data(), split, "data.test_split")
 
 
 def test_near_misses_are_suggested():
@@ -128,9 +134,30 @@ def test_tfds_folders_that_are_missing_or_empty_are_refused(tmp_path, monkeypatc
         sources.load(make_data(dataset="cifar10"), "train")
 
 
+def test_npz_arrays_that_no_archive_holds_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES)
+    with pytest.raises(UserError, match="expected a readable .npz file"):
+        sources.load(make_data(dataset="npz", data_dir=str(tmp_path / "a.npy")), "train")
+
+
+def test_classes_that_a_split_lacks_are_still_classes(tmp_path):
+    data = npz(tmp_path / "a.npz", train_images=IMAGES, train_labels=LABELS % 2)
+    assert sources.load(data, "train").label_names == ("0", "1", "2")
+
+
 def test_tfds_datasets_without_an_image_and_a_label_are_refused(tmp_path):
-    with pytest.raises(UserError, match="not prepared there|feature"):
-        sources.load(make_data(dataset="wikipedia", data_dir=str(tmp_path)), "train")
+    import tensorflow_datasets as tfds
+
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        name="cifar10",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+        split_datasets={"train": [(0, {"text": "a"})]},
+        data_dir=str(tmp_path),
+        disable_shuffling=True,
+    )
+    with pytest.raises(UserError, match=r"expected the features 'image' and 'label', has \['text'\]"):
+        sources._tfds_examples(builder, "train", tfds)
 
 
 @pytest.fixture(scope="module")

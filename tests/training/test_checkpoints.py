@@ -150,9 +150,30 @@ def test_when_all_are_damaged_nothing_starts_from_scratch(tmp_path, mesh):
     saved(tmp_path / "c", [state])
     for path in data_files(tmp_path / "c" / "1" / "state"):
         path.unlink()
-    checkpoints = Checkpoints(str(tmp_path / "c"))
-    with pytest.raises(UserError, match="all 1 are damaged"):
-        checkpoints.restore_newest(like(state, mesh_lib.replicated(mesh)))
+    for _ in range(2):
+        checkpoints = Checkpoints(str(tmp_path / "c"))
+        with pytest.raises(UserError, match="all 1 are damaged"):
+            checkpoints.restore_newest(like(state, mesh_lib.replicated(mesh)))
+        checkpoints.close()
+    assert (tmp_path / "c" / "1").is_dir()
+
+
+def test_a_step_can_be_damaged_twice(tmp_path, mesh):
+    states = [make_state(mesh, 1), make_state(mesh, 2)]
+    for _ in range(2):
+        saved(tmp_path / "c", states)
+        for path in data_files(tmp_path / "c" / "2" / "state"):
+            path.unlink()
+        checkpoints = Checkpoints(str(tmp_path / "c"))
+        assert_same(checkpoints.restore_newest(like(states[0], mesh_lib.replicated(mesh))), states[0])
+        checkpoints.close()
+
+
+def test_the_best_is_kept_across_a_restart(tmp_path, mesh):
+    saved(tmp_path / "c", [make_state(mesh, s) for s in (1, 2)], [0.1, 0.5])
+    saved(tmp_path / "c", [make_state(mesh, s) for s in (3, 4, 5)], [0.4, None, 0.3])
+    checkpoints = Checkpoints(str(tmp_path / "c"), read_only=True)
+    assert checkpoints.steps() == [1, 4, 5] and checkpoints.best_step() == 1
     checkpoints.close()
 
 
