@@ -11,7 +11,7 @@ from alexnet_resnet.models.context import Context
 from alexnet_resnet.models.layers import BatchNorm
 
 
-def average_statistics(network: nnx.Module, batches: Iterable[Float[Array, "N H W C"]]) -> nnx.State:
+def average_statistics(network: nnx.Module, batches: Iterable[Float[Array, "_ H W C"]]) -> nnx.State:
     """The means and variances of every batch normalisation, averaged over batches with the parameters as they are.
 
     During training the running moments weigh the latest batches most, and these saw other parameters. Here each batch
