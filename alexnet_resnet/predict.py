@@ -22,12 +22,15 @@ FORMAT = flags.DEFINE_string("weights_format", None, "With --weights: keras, tor
 MODEL = flags.DEFINE_string("model", None, "With --weights: the network, such as resnet:50, vgg:16 or alexnet.")
 LABELS = flags.DEFINE_string("labels", None, "A file with the classes' names, one a line.")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object a line instead of bars.")
-FIGURE = flags.DEFINE_string("figure", None, "A file for the pictures with their labels drawn below, such as out.png.")
+FIGURE = flags.DEFINE_string(
+    "figure", None, "A file for the pictures with their labels drawn below, such as out.png; of the first 16."
+)
 
 BAR = 24
 
 
 def main(paths: list[str]) -> None:
+    from alexnet_resnet.analysis import predictions
     from alexnet_resnet.data import photos
     from alexnet_resnet.evaluation import prediction
 
@@ -35,6 +38,8 @@ def main(paths: list[str]) -> None:
         raise UserError("no pictures: expected files, folders or patterns, such as photo.jpg.")
     if bool(WORKDIR.value) == bool(WEIGHTS.value):
         raise UserError("expected either --workdir=DIR or --weights=FILE with --weights_format and --model.")
+    if FIGURE.value:
+        predictions.check(FIGURE.value)
     files = photos.find(paths)
     if WORKDIR.value:
         classifier = prediction.from_workdir(WORKDIR.value, CHECKPOINT.value)
@@ -52,11 +57,9 @@ def main(paths: list[str]) -> None:
 
     for found in prediction.predict(classifier, files, skip):
         print(as_json(found) if JSON.value else as_bars(found), flush=True)
-        if FIGURE.value:
+        if FIGURE.value and len(made) < predictions.MOST:
             made.append(found)
-    if FIGURE.value and made:
-        from alexnet_resnet.analysis import predictions
-
+    if made:
         predictions.draw(made, FIGURE.value)
     if broken:
         print(f"{len(broken)} of {len(files)} files could not be read", file=sys.stderr)

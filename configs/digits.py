@@ -16,9 +16,10 @@ def get_config():
     config.data.validation_split = "train[1257:]"
     config.data.canvas_size = 36
     config.data.random_crop = True
-    config.train.batch_size = 64
-    config.train.duration = "15 epochs"
+    config.train.batch_size = 32
+    config.train.duration = "20 epochs"
     config.optimizer.boundaries = (0.6, 0.9)
     config.evaluation.every = "1 epoch"
-    config.log.every = "10 steps"
+    config.optimizer.learning_rate = 0.05
+    config.log.every = "40 steps"
     return config

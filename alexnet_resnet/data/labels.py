@@ -1,5 +1,6 @@
 """The names of classes, for people."""
 
+import functools
 import importlib.resources
 import os
 
@@ -10,8 +11,14 @@ IMAGENET_CLASSES = 1000
 
 def imagenet() -> tuple[str, ...]:
     """The 1,000 classes of ILSVRC-2012 in the order of their WordNet numbers, each by the first word of its synset."""
+    return tuple(_words().values())
+
+
+@functools.cache
+def _words() -> dict[str, str]:
+    """From the WordNet number of each of the 1,000 classes to its word, in the order of the numbers."""
     text = importlib.resources.files("alexnet_resnet.data").joinpath("imagenet_classes.txt").read_text()
-    return tuple(line.split(" ", 1)[1] for line in text.splitlines())
+    return dict(line.split(" ", 1) for line in text.splitlines())
 
 
 def read(path: str, count: int) -> tuple[str, ...]:
@@ -35,6 +42,5 @@ def read(path: str, count: int) -> tuple[str, ...]:
 
 
 def readable(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of a dataset's classes; ImageNet's WordNet numbers become words."""
-    wordnet = len(names) == IMAGENET_CLASSES and all(name[:1] == "n" and name[1:].isdigit() for name in names)
-    return imagenet() if wordnet else names
+    """The names of a dataset's classes, ILSVRC-2012's WordNet numbers among them as words."""
+    return tuple(_words().get(name, name) for name in names)

@@ -54,14 +54,17 @@ def read(path: str, channels: int = 3) -> np.ndarray:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I") or image.mode == "F":
                 values = np.asarray(image, np.float64)
-                image = Image.fromarray(np.clip(values / (257 if values.max() > 255 else 1), 0, 255).astype(np.uint8))
+                # PIL's mode I also holds 8 bits; I;16 never does.
+                wide = image.mode.startswith("I;16") or values.max() > 255
+                image = Image.fromarray(np.clip(values / (257 if wide else 1), 0, 255).astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image)
             return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(*image.size[::-1], channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BrokenImage(f"{path}: not an image that can be read ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # PIL's readers raise many kinds for damaged files.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BrokenImage(f"{path}: not an image that can be read ({reason})") from error
 
 
 def centre_square(image: np.ndarray, side: int) -> np.ndarray:
@@ -69,8 +72,8 @@ def centre_square(image: np.ndarray, side: int) -> np.ndarray:
     from PIL import Image
 
     height, width, channels = image.shape
-    scale = side / min(height, width)
-    size = max(side, round(width * scale)), max(side, round(height * scale))
+    shorter = min(height, width)
+    size = max(side, round(width * side / shorter)), max(side, round(height * side / shorter))
     picture = Image.fromarray(image[..., 0] if channels == 1 else image)
     resized = np.asarray(picture.resize(size, Image.Resampling.BILINEAR)).reshape(size[1], size[0], channels)
     top, left = (size[1] - side) // 2, (size[0] - side) // 2

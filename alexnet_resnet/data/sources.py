@@ -175,7 +175,7 @@ def _tfds(data, split: str) -> Examples:
 
 def _tfds_examples(builder, split: str, tfds) -> Examples:
     features = builder.info.features
-    label = features["label"] if "label" in features else None
+    label = dict(features.items()).get("label")
     if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(f"data.dataset={builder.name!r}: expected the features 'image' and 'label', has {[*features]}.")
     _take(split, {name: info.num_examples for name, info in builder.info.splits.items()})

@@ -39,8 +39,9 @@ class Classifier:
         out = []
         for start in range(0, len(pictures), BATCH):
             views = np.stack([self.view(picture) for picture in pictures[start : start + BATCH]])
-            # Always the same number, so that the network is compiled once.
-            filled = np.concatenate([views, np.repeat(views[:1], BATCH - len(views), 0)])
+            # Filled up to a power of two, so that few sizes are compiled and one picture does not cost sixteen.
+            size = 1 << (len(views) - 1).bit_length()
+            filled = np.concatenate([views, np.repeat(views[:1], size - len(views), 0)])
             out.append(np.asarray(jax.nn.softmax(self.logits(filled)))[: len(views)])
         return np.concatenate(out)
 

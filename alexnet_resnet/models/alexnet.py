@@ -1,5 +1,7 @@
 """AlexNet (Krizhevsky et al. 2012, section 3.5 and figure 2): two columns or one, as written, as run, as varied."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -143,11 +145,16 @@ class AlexNet(nnx.Module):
             check_choice(f"model.{field}", given[field], choices)
         for field, least in _LEAST.items():
             check_at_least(f"model.{field}", given[field], least)
+        for field in ("width", "lrn_k", "bn_epsilon"):
+            if not 0 < given[field] < math.inf:
+                raise UserError(f"model.{field}={given[field]}: expected a number above 0.")
+        if norm != "lrn" and conv2_second_norm != "none":
+            raise UserError(f"model.conv2_second_norm={conv2_second_norm!r}: expected 'none' with model.norm={norm!r}.")
         if not 0 <= dropout < 1:
             raise UserError(f"model.dropout={dropout}: expected a share of at least 0 and below 1.")
 
         convs = [number for number in range(1, 7 if conv6 else 6) if without != f"conv{number}"]
-        features = [_scaled(number, width, columns) for number in (*_maps(maps), CONV6_MAPS)]
+        features = [_scaled(number, width, columns) for number in (*_maps(maps), *(CONV6_MAPS,) * conv6)]
         self.norm = norm
         normalised = _norm_layers(norm_layers, convs) if norm != "none" else ()
         # Where the columns meet; conv6 by the definition of CNN*.
@@ -285,11 +292,9 @@ _LEAST = dict(
     columns=1,
     units=1,
     lrn_size=1,
-    lrn_k=0,
     lrn_alpha=0,
     lrn_beta=0,
     ghost_batch=0,
-    bn_epsilon=0,
     conv2_padding=0,
     conv5_padding=0,
     init_std=0,
@@ -335,6 +340,7 @@ def _scaled(features: int, width: float, columns: int) -> int:
     scaled = round(features * width)
     if scaled < columns or scaled % columns:
         raise UserError(
-            f"model.width={width}: {features} features become {scaled}; expected a multiple of model.columns={columns}."
+            f"model.width={width}: {features} maps or units become {scaled}; "
+            f"expected a multiple of model.columns={columns}."
         )
     return scaled

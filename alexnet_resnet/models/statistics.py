@@ -12,10 +12,11 @@ from alexnet_resnet.models.layers import BatchNorm
 
 
 def average_statistics(network: nnx.Module, batches: Iterable[Float[Array, "_ H W C"]]) -> nnx.State:
-    """The means and variances of every batch normalisation, averaged over batches with the parameters as they are.
+    """The means and variances of every batch normalisation over all batches together, with the parameters as they are.
 
     During training the running moments weigh the latest batches most, and these saw other parameters. Here each batch
-    passes once in training mode, and each example counts the same. Write the result with
+    passes once in training mode, normalised as a whole, and each example counts the same: the means are averages, the
+    variances those around them, that within the batches and that between. Write the result with
     `nnx.update(network, statistics)`; `network` itself is left as it is.
 
     Args:
@@ -31,12 +32,17 @@ def average_statistics(network: nnx.Module, batches: Iterable[Float[Array, "_ H 
     for _, module in nnx.iter_graph(own):
         if isinstance(module, BatchNorm):
             module.momentum = 0.0  # keep nothing: after a batch the moments are that batch's
+            module.group = 0
     graphdef, state = nnx.split(own)
 
     @jax.jit
     def moments(state, x):
+        """The means, and the mean squares in place of the variances."""
         network = nnx.merge(graphdef, state, copy=True)
         network(x, Context(train=True))
+        for _, module in nnx.iter_graph(network):
+            if isinstance(module, BatchNorm):
+                module.variance[...] += jnp.square(module.mean[...])
         return nnx.state(network, nnx.BatchStat)
 
     total, examples = None, 0
@@ -46,4 +52,8 @@ def average_statistics(network: nnx.Module, batches: Iterable[Float[Array, "_ H 
         examples += x.shape[0]
     if total is None:
         raise ValueError("batches: expected at least one")
-    return jax.tree.map(lambda leaf: leaf / examples, total)
+    nnx.update(own, jax.tree.map(lambda leaf: leaf / examples, total))
+    for _, module in nnx.iter_graph(own):
+        if isinstance(module, BatchNorm):
+            module.variance[...] -= jnp.square(module.mean[...])
+    return nnx.state(own, nnx.BatchStat)

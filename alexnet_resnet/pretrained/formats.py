@@ -22,12 +22,14 @@ class Format:
       networks: from 'resnet', 'vgg' or 'alexnet' to the fields that the format's network has in ours.
       depths: the depths it has, where they are not all of ours.
       preprocessing: what the weights expect of their input.
+      description: the file beside the weights that may say otherwise; '' for none.
     """
 
     suffixes: tuple[str, ...]
     networks: Mapping[str, Mapping]
     preprocessing: Preprocessing
     depths: tuple[int, ...] = (16, 18, 19, 34, 50, 101, 152)
+    description: str = ""
 
 
 _V1_5 = _RESNET | dict(stride_in="3x3", bn_epsilon=1e-5)
@@ -43,8 +45,8 @@ FORMATS = {
         depths=(50, 101, 152),
     ),
     "torchvision": Format(_TORCH_FILES, {"resnet": _V1_5, "alexnet": _ALEXNET, "vgg": _VGG}, TORCHVISION),
-    "timm": Format(_TORCH_FILES, {"resnet": _V1_5, "vgg": _VGG}, TORCHVISION),
-    "huggingface": Format(_TORCH_FILES, {"resnet": _V1_5}, HUGGINGFACE),
+    "timm": Format(_TORCH_FILES, {"resnet": _V1_5, "vgg": _VGG}, TORCHVISION, description="config.json"),
+    "huggingface": Format(_TORCH_FILES, {"resnet": _V1_5}, HUGGINGFACE, description="preprocessor_config.json"),
 }
 
 

@@ -72,8 +72,13 @@ TORCHVISION = Preprocessing(divisor=255.0, mean=(0.485, 0.456, 0.406), std=(0.22
 HUGGINGFACE = dataclasses.replace(TORCHVISION, interpolation="bicubic")
 
 
-def described_beside(weights: pathlib.Path, default: Preprocessing) -> Preprocessing:
+def described_beside(weights: pathlib.Path, description: str, default: Preprocessing) -> Preprocessing:
     """The preprocessing that a file beside the weights describes, or `default` where none is.
+
+    Args:
+      weights: the weights' file.
+      description: the name of the file that the weights' format has beside them, a key of `DESCRIPTIONS`; '' for none.
+      default: what the format's weights expect.
 
     timm's repositories have a config.json with `pretrained_cfg`, Hugging Face's a preprocessor_config.json. timm's
     weights differ in crop and interpolation from recipe to recipe, so theirs is worth keeping beside the weights.
@@ -81,17 +86,16 @@ def described_beside(weights: pathlib.Path, default: Preprocessing) -> Preproces
     Raises:
       UserError: such a file that cannot be read.
     """
-    for name, reader in (("config.json", _timm), ("preprocessor_config.json", _huggingface)):
-        file = weights.parent / name
-        if not file.is_file():
-            continue
-        try:
-            described = reader(json.loads(file.read_text()), default)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"preprocessing={str(file)!r}: expected what {name} describes, got {error!r}.") from error
-        if described is not None:
-            return described
-    return default
+    file = weights.parent / description
+    if not description or not file.is_file():
+        return default
+    try:
+        described = DESCRIPTIONS[description](json.loads(file.read_text()), default)
+    except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"preprocessing={str(file)!r}: expected what {description} describes, got {error!r}."
+        ) from error
+    return default if described is None else described
 
 
 def _timm(config: Mapping, default: Preprocessing) -> Preprocessing | None:
@@ -122,3 +126,6 @@ def _huggingface(config: Mapping, default: Preprocessing) -> Preprocessing | Non
         mean=tuple(map(float, config["image_mean"])),
         std=tuple(map(float, config["image_std"])),
     )
+
+
+DESCRIPTIONS = {"config.json": _timm, "preprocessor_config.json": _huggingface}

@@ -63,7 +63,9 @@ def load(path: str | pathlib.Path, format: str, model: str) -> Pretrained:
     network_of(format, model)
     files.check_suffix(path, FORMATS[format].suffixes)
     weights = from_tensors(files.read(path), format, model, str(path))
-    return dataclasses.replace(weights, preprocessing=described_beside(path, weights.preprocessing))
+    return dataclasses.replace(
+        weights, preprocessing=described_beside(path, FORMATS[format].description, weights.preprocessing)
+    )
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], format: str, model: str, source: str = "") -> Pretrained:
@@ -144,6 +146,7 @@ def to_tensors(
 
     flat = traverse_util.flatten_dict(dict(params)) | traverse_util.flatten_dict(dict(batch_stats or {}))
     tree = {path: np.asarray(array, np.float32) for path, array in flat.items()}
+    _check_tree(fields, tree)
     if fields["name"] == "resnet":
         tree["bn1", "mean"] = tree["bn1", "mean"] - tree.pop(("conv1", "bias"), np.float32(0))
         shift = np.float32(fields["bn_epsilon"] - expected["bn_epsilon"])
@@ -196,6 +199,21 @@ def _as_float32(a: np.ndarray) -> np.ndarray:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check_tree(network: Mapping, tree: Mapping[tables.Path, np.ndarray]) -> None:
+    """Raises UserError unless the arrays are exactly the network's, whatever the number of its classes."""
+    head = next((tree[path] for path in _HEADS if path in tree), np.zeros(0))
+    shapes = _shapes(network, num_classes=max(head.size, 1))
+    faults = [f"{'.'.join(map(str, path))} is missing" for path in shapes if path not in tree]
+    faults += [f"{'.'.join(map(str, path))} is unknown" for path in tree if path not in shapes]
+    faults += [
+        f"{'.'.join(map(str, path))} is {tree[path].shape} for {shape}"
+        for path, shape in shapes.items()
+        if path in tree and tree[path].shape != shape
+    ]
+    if faults:
+        raise UserError(f"params: expected the {len(shapes)} arrays of {network['name']}, but {_listed(faults)}.")
 
 
 def _check_names(what, tensors, rows, counters) -> None:

@@ -30,6 +30,7 @@ def run(shapes_npz, tmp_path_factory):
     config.train.update(batch_size=16, duration="24 steps")
     config.evaluation.update(every="12 steps", batch_size=16)
     config.log.every = "6 steps"
+    config.checkpoint.every = "12 steps"
     workdir = tmp_path_factory.mktemp("runs") / "run"
     return workdir, loop.train(config, str(workdir))
 

@@ -41,7 +41,10 @@ def test_statistics_are_plain_averages_in_which_each_example_counts_the_same():
     nnx.update(network, statistics)
     each = [moments(network, np.float64(x)) for x in batches]
     for place, bn in enumerate((network.bn1, network.bn2)):
-        mean, variance = (sum(n * m[place][i] for n, m in zip((2, 6, 2), each, strict=True)) / 10 for i in (0, 1))
+        mean = sum(n * m[place][0] for n, m in zip((2, 6, 2), each, strict=True)) / 10
+        # That within the batches and that between them.
+        squares = sum(n * (m[place][1] + m[place][0] ** 2) for n, m in zip((2, 6, 2), each, strict=True)) / 10
+        variance = squares - mean**2
         np.testing.assert_allclose(bn.mean[...], mean, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(bn.variance[...], variance, rtol=1e-4, atol=1e-5)
         assert bn.momentum == 0.9

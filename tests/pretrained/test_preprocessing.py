@@ -55,9 +55,13 @@ def test_timms_description_beside_the_weights_wins(tmp_path):
     described = dict(input_size=[3, 288, 288], crop_pct=0.9, interpolation="bicubic", mean=[0.5] * 3, std=[0.25] * 3)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50", "pretrained_cfg": described}))
     default = FORMATS["timm"].preprocessing
-    found = described_beside(tmp_path / "w.safetensors", default)
+    found = described_beside(tmp_path / "w.safetensors", "config.json", default)
     assert found == Preprocessing(320, 288, "bicubic", "rgb", 255.0, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    assert described_beside(tmp_path / "elsewhere" / "w.safetensors", default) == default
+    assert described_beside(tmp_path / "elsewhere" / "w.safetensors", "config.json", default) == default
+    # Keras and torchvision have no such file; one that lies there belongs to other weights.
+    assert described_beside(tmp_path / "w.safetensors", FORMATS["keras"].description, default) == default
+    assert described_beside(tmp_path / "w.safetensors", FORMATS["torchvision"].description, default) == default
+    assert described_beside(tmp_path / "w.safetensors", FORMATS["huggingface"].description, default) == default
 
 
 @pytest.mark.parametrize("size", [224, {"shortest_edge": 224}])
@@ -65,17 +69,25 @@ def test_hugging_faces_description_beside_the_weights_wins(size, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     described = dict(size=size, crop_pct=0.875, resample=2, image_mean=[0.1] * 3, image_std=[0.2] * 3)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(described))
-    found = described_beside(tmp_path / "w.safetensors", FORMATS["huggingface"].preprocessing)
+    huggingface = FORMATS["huggingface"]
+    found = described_beside(tmp_path / "w.safetensors", huggingface.description, huggingface.preprocessing)
     assert found == Preprocessing(256, 224, "bilinear", "rgb", 255.0, (0.1, 0.1, 0.1), (0.2, 0.2, 0.2))
 
 
 @pytest.mark.parametrize(
-    "text", ["not json", '{"pretrained_cfg": {"mean": [0]}}', '{"pretrained_cfg": {"input_size": 3}}', "[]"]
+    "text",
+    [
+        "not json",
+        '{"pretrained_cfg": {"mean": [0]}}',
+        '{"pretrained_cfg": {"input_size": 3}}',
+        '{"pretrained_cfg": {"input_size": [3, 224, 224], "crop_pct": 0}}',
+        "[]",
+    ],
 )
 def test_a_description_that_cannot_be_read_is_an_error(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="preprocessing=.*config.json"):
-        described_beside(tmp_path / "w.safetensors", Preprocessing())
+        described_beside(tmp_path / "w.safetensors", "config.json", Preprocessing())
 
 
 def test_fields_out_of_range():

@@ -221,9 +221,22 @@ def test_files_that_are_not_what_they_say(tmp_path):
 
 
 def small():
-    """A network of torchvision's and trees that its table takes."""
-    network = pretrained.network_of("torchvision", "vgg:16")
-    return network, {"fc8": {"kernel": np.zeros((3, 2)), "bias": np.zeros(2)}}
+    """A network of torchvision's and its trees, all zeros."""
+    network = pretrained.network_of("torchvision", "resnet:18")
+    module = nnx.eval_shape(lambda: models.create(network, (224, 224, 3), 7, jax.random.key(0)))
+    _, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return network, *(jax.tree.map(lambda leaf: np.zeros(leaf.shape), nnx.to_pure_dict(state)) for state in states)
+
+
+def test_arrays_that_are_not_exactly_the_network_s_are_not_written():
+    network, params, stats = small()
+    with pytest.raises(UserError, match=r"params: expected the \d+ arrays of resnet, but bn1.mean is missing"):
+        pretrained.to_tensors("torchvision", network, params)
+    with pytest.raises(UserError, match="extra.kernel is unknown"):
+        pretrained.to_tensors("torchvision", network, params | {"extra": {"kernel": np.zeros(3)}}, stats)
+    params["conv1"]["kernel"] = np.zeros((3, 3, 3, 64))
+    with pytest.raises(UserError, match=r"conv1.kernel is \(3, 3, 3, 64\) for \(7, 7, 3, 64\)"):
+        pretrained.to_tensors("torchvision", network, params, stats)
 
 
 def test_keras_weights_without_names_are_refused(tmp_path):
