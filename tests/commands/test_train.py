@@ -246,7 +246,7 @@ REFUSED = {
     "falling boundaries": (["--config.optimizer.boundaries=(0.9,0.5)"], "optimizer.boundaries=(0.9, 0.5)"),
     "a crop larger than its canvas": (
         ["--config.data.image_size=99"],
-        "data.canvas_size=36: expected a number of at least 99",
+        "data.canvas_size=34: expected a number of at least 99",
     ),
     "a negative rate": (["--config.optimizer.learning_rate=-1"], "optimizer.learning_rate=-1.0: expected"),
     "other classes than the data has": (["--config.data.num_classes=11"], "data.num_classes=11: expected 10"),
