@@ -13,7 +13,9 @@ SIDES = {"18pct": 32, "11pct": 24, "13pct": 24, "fig1": 32}
 
 def build(variant, **fields):
     side = SIDES[variant]
-    return create(dict(name="cuda_convnet", variant=variant, **fields), (side, side, 3), 10, jax.random.key(0))
+    return create(
+        dict(name="cuda_convnet", variant=variant, **fields), (side, side, 3), 10, jax.random.key(0, impl="rbg")
+    )
 
 
 def lively(network):

@@ -13,7 +13,7 @@ FULL = dict(connections="full", subsampling="average", output="linear")
 
 
 def build(classes=10, seed=0, **fields):
-    return create(dict(name="lenet", **fields), (32, 32, 1), classes, jax.random.key(seed))
+    return create(dict(name="lenet", **fields), (32, 32, 1), classes, jax.random.key(seed, impl="rbg"))
 
 
 def images(n=2):

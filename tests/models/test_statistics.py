@@ -12,7 +12,7 @@ class TwoLayers(nnx.Module):
     """A batch normalisation whose input depends on the one before it."""
 
     def __init__(self):
-        rngs = nnx.Rngs(params=0)
+        rngs = nnx.Rngs(params=jax.random.key(0, impl="rbg"))
         self.conv1, self.bn1 = Conv(3, 4, 1, rngs=rngs), BatchNorm(4)
         self.conv2, self.bn2 = Conv(4, 5, 1, rngs=rngs), BatchNorm(5)
 

@@ -14,7 +14,7 @@ TINY = dict(name="vgg", width=1 / 64)
 
 
 def build(**fields):
-    return create(TINY | fields, (32, 32, 3), 5, jax.random.key(0))
+    return create(TINY | fields, (32, 32, 3), 5, jax.random.key(0, impl="rbg"))
 
 
 def images(n=2):
