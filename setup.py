@@ -47,7 +47,7 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
-        "dev": ["beartype>=0.23", "pytest>=9", "ruff>=0.17"],
+        "dev": ["beartype>=0.23", "pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

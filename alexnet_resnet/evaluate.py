@@ -9,7 +9,9 @@ from alexnet_resnet import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 SPLIT = flags.DEFINE_string("split", "", "A split or a slice of one, such as 'test[:100]'; by default the test split.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "'last', 'best' (lowest validation error) or a step's number.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "last", "Which one: 'last', 'best' (lowest validation error) or a step's number."
+)
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the dataset is, if not where the run had it.")
 PRECISE_BN = flags.DEFINE_integer(
     "precise_bn",

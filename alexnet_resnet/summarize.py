@@ -3,9 +3,12 @@
 python -m alexnet_resnet.summarize --config=configs/alexnet.py
 """
 
+from absl import flags
+
 from alexnet_resnet import cli
 
 CONFIG = cli.define_config()
+flags.declare_key_flag("config")  # --help lists it as this command's own
 
 
 def main() -> None:

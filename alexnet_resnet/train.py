@@ -12,6 +12,7 @@ from absl import flags
 from alexnet_resnet import cli
 
 CONFIG = cli.define_config()
+flags.declare_key_flag("config")  # --help lists it as this command's own
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: configuration, measurements, checkpoints, curve.")
 
 

@@ -7,7 +7,8 @@ from: docs/alexnet_as_written_and_as_run.md. `1` has one column of full width. T
 as `as_run+non_overlapping`; alexnet_resnet/models/alexnet_variants.py lists them all.
 
 Paper, ILSVRC-2012 validation, ten views: top-1 error 40.7%, top-5 18.2%. Meant for one GPU or more; the dataset is
-TFDS's imagenet2012.
+TFDS's imagenet2012, whose encoded images are held in the host's memory. Colours stay as they are, where the paper's are
+varied, and the rate falls at fixed times.
 """
 
 from alexnet_resnet import config as config_lib

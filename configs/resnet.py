@@ -7,7 +7,8 @@
 
 Paper, validation, ten views, top-1 / top-5 error: plain-18 27.94, ResNet-18 27.88; plain-34 28.54 / 10.02, ResNet-34
 A 25.03 / 7.76, B 24.52 / 7.46, C 24.19 / 7.40; ResNet-50 22.85 / 6.71, 101 21.75 / 6.05, 152 21.43 / 5.71. Meant for
-eight GPUs or more; the dataset is TFDS's imagenet2012.
+eight GPUs or more; the dataset is TFDS's imagenet2012. Crops come from a canvas of 256 and colours stay as they are,
+where the paper's come from sides of 256 to 480 and its colours are varied.
 """
 
 from alexnet_resnet import config as config_lib

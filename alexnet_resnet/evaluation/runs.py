@@ -96,7 +96,7 @@ def with_precise_statistics(
     training = pipeline.training_batches(data, sources.load(data, data.train_split), size, config.seed)
     images = (
         subtract_mean(batch["image"], state.mean, batch["offset"], batch["flip"]) / data.divisor
-        for batch in itertools.islice(training, batches)
+        for batch in map(jax.device_put, itertools.islice(training, batches))
     )
     module = nnx.merge(network.graphdef, state.params, state.batch_stats, copy=True)
     return dataclasses.replace(state, batch_stats=nnx.to_pure_dict(average_statistics(module, images)))

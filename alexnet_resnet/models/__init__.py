@@ -13,6 +13,7 @@ from alexnet_resnet.errors import UserError, check_choice, near_matches
 from alexnet_resnet.models.alexnet import AlexNet
 from alexnet_resnet.models.context import Context
 from alexnet_resnet.models.cuda_convnet import CudaConvnet
+from alexnet_resnet.models.draws import Draws
 from alexnet_resnet.models.lenet import LeNet
 from alexnet_resnet.models.resnet import CifarResNet, ResNet
 from alexnet_resnet.models.vgg import VGG
@@ -73,7 +74,7 @@ def create(model, image_shape: tuple[int, int, int], num_classes: int, key: Arra
         if field not in known:
             raise UserError(f"model.{field}: {name} has no such field.{near_matches(field, known)}")
         check_kind(f"model.{field}", value, known[field])
-    return NETWORKS[name](tuple(image_shape), num_classes, **fields, rngs=nnx.Rngs(params=key))
+    return NETWORKS[name](tuple(image_shape), num_classes, **fields, rngs=Draws(key))
 
 
 def check_kind(field: str, value, default) -> None:

@@ -122,6 +122,25 @@ def test_the_central_square_keeps_the_centre(height, width):
     assert abs(ends[0][longer] - lost) < 8 and abs(255 - ends[1][longer] - lost) < 8
 
 
+@pytest.mark.parametrize(("height", "width"), [(40, 70), (71, 40), (33, 32), (20, 16)])
+def test_the_central_square_is_what_the_training_pipeline_makes(tmp_path, height, width):
+    """The view that a network is asked with is the one that it was trained and judged with."""
+    from alexnet_resnet import config as config_lib
+    from alexnet_resnet.data import pipeline
+    from alexnet_resnet.data.sources import Examples
+
+    rows, columns = np.mgrid[0:height, 0:width]
+    smooth = np.stack([rows * 255 / height, columns * 255 / width, (rows + columns) * 127 / (height + width)], -1)
+    path = save(tmp_path / "a.png", Image.fromarray(smooth.astype(np.uint8)))
+    data = config_lib.default("resnet_cifar").data
+    data.update(canvas_size=32, image_size=32)
+    with open(path, "rb") as file:
+        examples = Examples([file.read()], np.zeros(1, np.int32), ("a", "b"), "one")
+    (batch,) = pipeline.evaluation_batches(data, examples, 1)
+    difference = np.abs(photos.centre_square(photos.read(path), 32).astype(int) - batch["image"][0])
+    assert difference.max() <= 2, "the two round differently, no more"
+
+
 def test_imagenet_has_a_thousand_different_names():
     names = labels.imagenet()
     assert len(names) == 1000 == len(set(names))
