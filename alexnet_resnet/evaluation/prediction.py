@@ -1,12 +1,13 @@
 """A trained network as a function from pictures to the probabilities of its classes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from alexnet_resnet import pretrained
 from alexnet_resnet.data import labels, photos
@@ -66,11 +67,19 @@ def from_workdir(workdir: str, checkpoint: str = "last") -> Classifier:
     def view(picture):
         return _canvas(picture, data.canvas_size, described["array_shape"])[inside, inside]
 
-    @jax.jit
-    def logits(views):
-        return network.apply(state.params, state.batch_stats, (views - mean) / data.divisor, Context())[0]
-
+    logits = _logits(network, state.params, state.batch_stats, lambda views: (views - mean) / data.divisor)
     return Classifier(labels.readable(tuple(described["label_names"])), data.channels, view, logits)
+
+
+def _logits(network: state_lib.Network, params: PyTree, batch_stats: PyTree, preprocessing: Callable) -> Callable:
+    """A compiled function from views to logits. The weights are its arguments: as constants they are compiled in."""
+    params, batch_stats = jax.device_put((params, batch_stats))
+
+    @jax.jit
+    def logits(params, batch_stats, views):
+        return network.apply(params, batch_stats, preprocessing(views), Context())[0]
+
+    return functools.partial(logits, params, batch_stats)
 
 
 def _canvas(picture: np.ndarray, size: int, array_shape: Sequence[int] | None) -> np.ndarray:
@@ -100,10 +109,7 @@ def from_weights(path: str, weights_format: str, model: str) -> Classifier:
     preprocessing = weights.preprocessing
     network = state_lib.Network(weights.network, (preprocessing.crop, preprocessing.crop, 3), weights.num_classes)
 
-    @jax.jit
-    def logits(views):
-        return network.apply(weights.params, weights.batch_stats, preprocessing(views), Context())[0]
-
+    logits = _logits(network, weights.params, weights.batch_stats, preprocessing)
     count = weights.num_classes
     names = labels.imagenet() if count == labels.IMAGENET_CLASSES else tuple(map(str, range(count)))
     return Classifier(names, 3, preprocessing.view, logits)

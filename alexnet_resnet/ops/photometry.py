@@ -33,7 +33,7 @@ def subtract_mean(
     size = (*images.shape[1:3], mean.shape[-1])
 
     def own_mean(offset, flip):
-        part = lax.dynamic_slice(mean, (offset[0], offset[1], 0), size)
+        part = lax.dynamic_slice(mean, (*offset, jnp.zeros_like(offset[0])), size)
         return jnp.where(flip, part[:, ::-1], part)
 
     if flips is None:

@@ -129,9 +129,9 @@ def test_an_unknown_name_is_answered_with_the_names():
         (dict(columns=0), "model.columns=0"),
         (
             dict(columns=3, units=4096),
-            "model.width=1.0: 256 features become 256; expected a multiple of model.columns=3",
+            "model.width=1.0: 256 maps or units become 256; expected a multiple of model.columns=3",
         ),
-        (dict(width=0.01), "model.width=0.01: 96 features become 1"),
+        (dict(width=0.01), "model.width=0.01: 96 maps or units become 1"),
         (dict(maps="96-256-384"), "model.maps='96-256-384': expected the maps of five layers"),
         (dict(maps="96-256-384-384-0"), "model.maps"),
         (dict(maps="96-256-384-384-x"), "model.maps"),

@@ -68,7 +68,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss_and_the_optimizers_update():
         picked = log_probabilities[jnp.arange(16), batch["label"]]
         return -picked.mean(), (logits, stats)
 
-    (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    (loss, (logits, stats)), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(state.params)
     updates, _ = optimizer.update(gradients, state.opt_state, state.params)
     expected = optax.apply_updates(state.params, updates)
 
@@ -123,7 +123,7 @@ def test_dropout_draws_differ_by_step_and_repeat_by_seed():
     network = state_lib.from_config(config)
     optimizer = optimizer_lib.create(config.optimizer, lambda step: 0.0)
     state = fresh(network, optimizer, jnp.zeros((1, 1, 3)))
-    batch = make_batch(image=67)
+    batch = jax.tree.map(jnp.asarray, make_batch(image=67))
 
     @jax.jit
     def loss_at(step):
