@@ -4,16 +4,18 @@ Orbax restores a file with a flipped bit without an error and with wrong values.
 each array, taken on the device before saving and compared after restoring.
 """
 
+import contextlib
 import logging
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from jax import lax
 from jaxtyping import Array, PyTree, UInt32
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -60,6 +62,18 @@ def _error(metrics: Mapping | None) -> float:
     return math.inf if error is None else error
 
 
+@contextlib.contextmanager
+def _quiet(read_only: bool) -> Iterator[None]:
+    """Keeps Orbax from warning that what is opened for reading is opened for reading."""
+    verbosity = absl_logging.get_verbosity()
+    if read_only:
+        absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(verbosity)
+
+
 class Damaged(Exception):
     """A checkpoint's files do not give back what was saved."""
 
@@ -82,18 +96,21 @@ class Checkpoints:
             raise UserError(f"workdir={os.path.dirname(directory)!r}: expected checkpoints in {directory!r}.")
         best = preservation_policy.BestN(get_metric_fn=lambda metrics: -_error(metrics), n=keep_best)
         last = preservation_policy.LatestN(n=keep_last)
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                create=not read_only,
-                read_only=read_only,
-                best_fn=_error,
-                best_mode="min",
-                preservation_policy=preservation_policy.AnyPreservationPolicy([last, best] if keep_best else [last]),
-                enable_background_delete=True,
-            ),
-            item_names=("state", "digests"),
-        )
+        with _quiet(read_only):
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    create=not read_only,
+                    read_only=read_only,
+                    best_fn=_error,
+                    best_mode="min",
+                    preservation_policy=preservation_policy.AnyPreservationPolicy(
+                        [last, best] if keep_best else [last]
+                    ),
+                    enable_background_delete=True,
+                ),
+                item_names=("state", "digests"),
+            )
 
     def save(self, step: int, state: TrainState, error: float | None = None) -> None:
         """Starts saving the state, with its validation error if it has one; the arrays may be donated afterwards."""
