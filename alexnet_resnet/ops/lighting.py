@@ -16,8 +16,8 @@ along the first axis has, for the published ImageNet statistics named here, a st
 - as_run is the code behind the paper's numbers: standard deviations, not variances, and the mean-subtracted image with
   the noise on it is divided by 1.1 for as long as the noise is on, which keeps the scale near that of the test images.
 - unit_range is what re-implementations do that hold pixels in [0, 1] and take the paper by its word there.
-- as_written is the paper by its word for pixels in 0..255, as the paper has them. It leaves nothing of a picture, and
-  is here to be looked at.
+- as_written is the paper by its word for pixels in 0..255, as the paper has them. It leaves most pictures black or
+  white, and is here to be looked at.
 
 Eigenvalues are in grey levels squared in all functions of this module, whatever the convention: it says the rest.
 
