@@ -1,6 +1,7 @@
 """Images from files as people have them: any JPEG or PNG, from a phone, a scanner or a drawing program."""
 
 import glob
+import io
 import os
 from collections.abc import Sequence
 
@@ -34,24 +35,25 @@ def find(paths: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def read(path: str, channels: int = 3) -> np.ndarray:
+def read(source: str | bytes, channels: int = 3, upright: bool = True) -> np.ndarray:
     """One image as bytes [H, W, C].
 
-    Held upright as the camera says, transparency laid on white, 16 bits scaled to 8, CMYK, palettes and grey turned
-    into what the network sees.
+    Transparency laid on white, 16 bits scaled to 8, CMYK, palettes and grey turned into what the network sees.
 
     Args:
-      path: the file.
+      source: the file's path, or what it holds.
       channels: 3 for RGB, 1 for grey.
+      upright: whether it is turned as the camera says (EXIF), or taken as it lies.
 
     Raises:
-      BrokenImage: the file cannot be read as an image; the message names it.
+      BrokenImage: it cannot be read as an image; the message names the file.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if upright:
+                image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I") or image.mode == "F":
                 values = np.asarray(image, np.float64)
                 # PIL's mode I also holds 8 bits; I;16 never does.
@@ -63,8 +65,10 @@ def read(path: str, channels: int = 3) -> np.ndarray:
                 image = Image.alpha_composite(white, image)
             return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(*image.size[::-1], channels)
     except Exception as error:  # PIL's readers raise many kinds for damaged files.
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BrokenImage(f"{path}: not an image that can be read ({reason})") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no known format" if unknown else (str(error) or type(error).__name__).splitlines()[0]
+        name = "" if isinstance(source, bytes) else f"{source}: "
+        raise BrokenImage(f"{name}not an image that can be read ({reason})") from error
 
 
 def centre_square(image: np.ndarray, side: int) -> np.ndarray:
