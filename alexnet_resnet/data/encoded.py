@@ -98,9 +98,14 @@ def as_rgb(data: bytes) -> np.ndarray:
 
 
 def as_rgb_png(data: bytes) -> bytes:
-    """`as_rgb` as a PNG, quickly and lightly compressed, for decoders that want encoded bytes."""
+    """`as_rgb` as a PNG, for decoders that want encoded bytes."""
+    return png(as_rgb(data))
+
+
+def png(image: np.ndarray) -> bytes:
+    """RGB bytes [H, W, 3] (uint8) as a PNG, packed quickly rather than small."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(as_rgb(data)).save(file, "PNG", compress_level=1)
+    Image.fromarray(image).save(file, "PNG", compress_level=1)
     return file.getvalue()
