@@ -135,9 +135,9 @@ class _File:
     def __init__(self, path: str):
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def __del__(self):
+    def __del__(self, close=os.close):  # `os` may be gone before the last file is
         if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+            close(self.descriptor)
 
 
 def write(file: BinaryIO, payload: bytes) -> int:
