@@ -62,14 +62,16 @@ def main() -> None:
 
 
 def _prepare(dataset: str, out: str) -> None:
-    from alexnet_resnet import config as config_lib
     from alexnet_resnet.data import preparation
     from alexnet_resnet.data.shards import Progress
+
+    options = preparation.Options(SIZE.value, SQUARE.value, QUALITY.value, tuple(SPLITS.value), SHARD_IMAGES.value)
+    options.check()
+    from alexnet_resnet import config as config_lib  # after the checks: it takes a while
 
     data = config_lib.default("resnet").data
     # No classes: as many as the dataset has.
     data.update(dataset=dataset, data_dir=DATA_DIR.value, num_classes=0, channels=3)
-    options = preparation.Options(SIZE.value, SQUARE.value, QUALITY.value, tuple(SPLITS.value), SHARD_IMAGES.value)
     processes = _processors() if WORKERS.value is None else WORKERS.value
     display = None
     try:

@@ -6,7 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import connection, reduction
+from multiprocessing import connection, reduction, resource_tracker
 from typing import Any
 
 
@@ -54,6 +54,7 @@ def run(work: Callable[[Any, Any], Iterator], shared: Any, tasks: Iterable, coun
 def _start(process) -> None:
     # Ctrl-C at a terminal, and schedulers, signal the whole group; what is to be done then is decided here, in the
     # parent. The mask is inherited.
+    resource_tracker.ensure_running()  # which start() does otherwise, and which takes the mask away
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         process.start()
