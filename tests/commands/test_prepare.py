@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_resnet.data import prepared, shards
 
@@ -149,7 +150,7 @@ def test_a_finished_folder_is_said_to_be_and_other_flags_are_refused(npz, straig
         (["--workers=0"], "workers=0: expected a number of at least 1."),
         (["--size=big"], r"flag --size=big: .*"),
         (["--splits=train,tset"], r"splits='tset': expected one of .*'train'.*"),
-        (["--dataset=imagnet2012"], r"data.dataset='imagnet2012': expected .*Did you mean .*'imagenet2012'.*"),
+        (["--dataset=npzz"], r"data.dataset='npzz': expected .*Did you mean .*'npz'.*"),
     ],
 )
 def test_wrong_flags_are_one_line_before_any_work(npz, tmp_path, flags, message):
@@ -157,6 +158,43 @@ def test_wrong_flags_are_one_line_before_any_work(npz, tmp_path, flags, message)
     assert result.returncode == 2
     assert re.fullmatch(f"error: {message}\n", result.stderr)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_bad_images_is_prepared_without_them(tmp_path):
+    """ImageNet's own oddities, and a file that was cut off; the last is left out and named."""
+    folder = tmp_path / "images"
+    for name in ("train/cat", "train/dog", "validation/cat"):
+        (folder / name).mkdir(parents=True)
+    ramp = Image.fromarray(np.tile(np.arange(0, 240, 4, dtype=np.uint8)[:, None], (40, 1, 3)).reshape(40, 60, 3))
+    ramp.save(folder / "train/cat/a.JPEG")
+    ramp.save(folder / "train/cat/b.JPEG", "PNG")
+    ramp.convert("CMYK").save(folder / "train/dog/c.JPEG")
+    Image.new("RGB", (1, 1)).save(folder / "train/dog/d.JPEG")
+    whole = (folder / "train/cat/a.JPEG").read_bytes()
+    (folder / "train/dog/e.JPEG").write_bytes(whole[: len(whole) // 2])
+    ramp.save(folder / "validation/cat/f.JPEG")
+    out = tmp_path / "out"
+    flags = ("--dataset=folder", "--size=32", "--shard_images=2", "--workers=2")
+    refused = run(folder, out, *flags)
+    assert refused.returncode == 2
+    assert re.search(
+        r"^error: max_unreadable=0.01: 1 of the 5 examples of 'train' are unreadable", refused.stderr, re.M
+    )
+    result = run(folder, out, *flags, "--max_unreadable=0.2")
+    assert result.returncode == 0, result.stderr
+    assert "train: 4 images, " in result.stdout
+    assert re.search(r"^  left out: train/dog/e.JPEG: .*$", result.stdout, re.M)
+    examples = prepared.load(types.SimpleNamespace(data_dir=str(out)), "train")
+    assert [examples.read(i)[1] for i in range(4)] == [0, 0, 1, 1]
+    assert examples.label_names == ("cat", "dog")
+
+
+def test_the_processes_that_work_need_neither_jax_nor_tensorflow():
+    code = (
+        "import alexnet_resnet.prepare, alexnet_resnet.data.shards, alexnet_resnet.data.workers, sys;"
+        "print(*{'jax', 'flax', 'tensorflow', 'tensorflow_datasets', 'sklearn'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "\n"
 
 
 def test_help_explains_the_flags(npz, tmp_path):
