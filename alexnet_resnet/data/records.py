@@ -90,16 +90,19 @@ class Records:
         """The open file; it is closed when it is neither among the last used nor in anyone's hands."""
         with self._open_lock:
             file = self._open.get(shard)
-            if file is None:
-                try:
-                    file = self._open[shard] = _File(self._paths[shard])
-                except OSError as error:
-                    raise Unreadable(f"{self._paths[shard]}: {error.strerror}") from error
-                if len(self._open) > MAX_OPEN:
-                    self._open.popitem(last=False)
-            else:
+            if file is not None:
                 self._open.move_to_end(shard)
-            return file
+                return file
+        # Opened outside the lock, since on a network this takes as long as reading does.
+        try:
+            file = _File(self._paths[shard])
+        except OSError as error:
+            raise Unreadable(f"{self._paths[shard]}: {error.strerror}") from error
+        with self._open_lock:
+            file = self._open.setdefault(shard, file)
+            last = self._open.popitem(last=False)[1] if len(self._open) > MAX_OPEN else None
+        del last  # closed here, where nobody waits for it
+        return file
 
     def _index(self, shard: int, file: "_File") -> "_Index":
         index = self._indices[shard]
@@ -163,10 +166,10 @@ def _walk(descriptor: int, count: int) -> _Index:
             reason = f"the header of record {len(crcs)} is damaged (CRC32C), and with it the way to what follows"
             break
         position = starts[-1] + _HEADER + length
-        if position + _FOOTER > end:
+        tail = os.pread(descriptor, _FOOTER + _HEADER, position) if position < end else b""
+        if len(tail) < _FOOTER:
             reason = f"the file ends within record {len(crcs)} of {count:,}"
             break
-        tail = os.pread(descriptor, _FOOTER + _HEADER, position)
         crcs.append(_UINT32.unpack_from(tail)[0])
         starts.append(position + _FOOTER)
         header = tail[_FOOTER:]

@@ -128,7 +128,7 @@ def find(name: str, data_dir: str) -> Prepared:
         hint = near_matches(base, [*BUILT_IN, *prepared])
         raise UserError(
             f"data.dataset={name!r}: expected {', '.join(map(repr, BUILT_IN))} or a dataset prepared by TFDS; "
-            f"{base} is not prepared there in data.data_dir={data_dir!r}, which has {found}; "
+            f"{base} is not prepared there (data.data_dir={data_dir!r} has {found}); "
             f"`tfds build {base} --data_dir={data_dir}` downloads and prepares it.{hint}"
         )
     version = wanted or next(reversed(versions))
