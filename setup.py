@@ -22,6 +22,7 @@ setup(
     install_requires=[
         "absl-py>=2.5",
         "flax>=0.12.8",
+        "google-crc32c>=1.8",
         "h5py>=3.14",
         "jax>=0.10.2",
         "jaxtyping>=0.3.11",

@@ -13,14 +13,21 @@ from ml_collections import ConfigDict
 
 from alexnet_resnet import models
 from alexnet_resnet.errors import UserError, check_at_least, check_choice
+from alexnet_resnet.ops import lighting, photometry
 
-LOADERS = ("tf",)
+LOADERS = ("tf", "resident")
+VIEWS = ("canvas", "scale", "area")
 MEANS = ("per_pixel", "per_channel", "none")
+LIGHTINGS = ("none", *lighting.CONVENTIONS)
+LIGHTING_STATISTICS = (*lighting.STATISTICS, "dataset")
 MOMENTUM_ORDERS = ("rate_inside", "rate_outside")
 WARMUP_SHAPES = ("constant", "linear")
 
 # What may differ when a run is resumed: nothing here changes what is computed, but `parallel` the order of sums.
-FREE_ON_RESUME = ("data.data_dir", "data.prefetch", "log.", "checkpoint.", "parallel.")
+FREE_ON_RESUME = (
+    *("data.data_dir", "data.prefetch", "data.cache_gib", "data.max_unreadable", "train.steps_per_call"),
+    *("log.", "checkpoint.", "parallel."),
+)
 
 
 def default(network: str) -> ConfigDict:
@@ -32,9 +39,10 @@ def default(network: str) -> ConfigDict:
             # The network and its own fields: see the class that models.NETWORKS names.
             "model": {"name": network, **models.defaults(network)},
             "data": {
-                # 'digits' (embedded), 'npz' (data_dir is the file) or the name of a TFDS dataset.
+                # 'digits' (embedded), 'npz', 'folder' (SPLIT/CLASS/*.JPEG), 'prepared' (by the command of that name)
+                # or the name of a dataset that TFDS has prepared.
                 "dataset": "digits",
-                # Where TFDS finds prepared data, or the .npz file; empty for the variable TFDS_DATA_DIR.
+                # The .npz file, the folder, or where TFDS prepares; empty for the variable TFDS_DATA_DIR.
                 "data_dir": "",
                 # Splits, sliced like TFDS's: 'train[:45000]', 'train[90%:]'. An empty validation split is allowed.
                 "train_split": "train",
@@ -43,27 +51,53 @@ def default(network: str) -> ConfigDict:
                 # What the dataset has; a dataset with other numbers is refused.
                 "num_classes": 10,
                 "channels": 3,
+                # 'tf': tf.data decodes and crops on the host. 'resident': arrays live on the device, where the jitted
+                # step shuffles and crops them, without TensorFlow. Both draw the same batches.
                 "loader": "tf",
                 # Every image is first brought to a square canvas of this side: encoded ones are resized (shorter
-                # side) and cut to their centre, arrays are framed with zeros.
+                # side) and cut to their centre, arrays are framed with zeros. Evaluation sees the canvas's centre.
                 "canvas_size": 32,
-                # The side of the crop that the network sees: anywhere on the canvas in training, else its centre.
+                # The side of the square that the network sees.
                 "image_size": 32,
+                # What training sees: 'canvas', a crop of the canvas, anywhere if random_crop, else its centre;
+                # 'scale', a crop of the whole image with its shorter side drawn from scale_range (ResNet);
+                # 'area', a share of the image's area of random aspect, resized (Inception).
+                "view": "canvas",
                 "random_crop": False,
+                "scale_range": (256, 480),
+                "area_range": (0.08, 1.0),
+                "aspect_range": (3 / 4, 4 / 3),
                 "random_flip": False,
+                # Resize with a filter as wide as the scale asks; else bilinear after the decoder's own halvings.
+                "antialias": False,
                 # The mean over the training split that is subtracted: of each canvas pixel, of each channel, or none.
                 "mean": "per_pixel",
-                # Examples that the mean is taken over, spread evenly over the split; 0 takes all.
+                # Which part of the mean a crop loses: its 'own' place on the canvas, or the 'centre' whatever it is.
+                "mean_position": "own",
+                # Examples that the mean is taken over, spread evenly over the split; 0 takes all. A prepared split
+                # brings the mean of all.
                 "mean_examples": 0,
-                # Pixels are divided by this after the mean is subtracted; the papers' networks take grey levels.
+                # AlexNet's colour noise: 'none', or a convention of ops/lighting.py: 'as_run' (the author's code, 12
+                # grey levels), 'unit_range' (re-implementations, 5.5) or 'as_written' (the paper's letter, 1483).
+                "lighting": "none",
+                "lighting_strength": 0.1,
+                # The principal colours: the 'author''s or fb.resnet.torch's ('torch') of ImageNet, or of the 'dataset'.
+                "lighting_statistics": "author",
+                # Pixels are divided by this after all that; the papers' networks take grey levels.
                 "divisor": 1.0,
                 # Batches that wait on the device.
                 "prefetch": 2,
+                # Encoded images that are kept in the host's memory once they are read, in GiB a split.
+                "cache_gib": 4.0,
+                # The share of a split's images that may be unreadable; they are left out and counted.
+                "max_unreadable": 0.01,
             },
             "train": {
                 "batch_size": 128,
                 # '64000 steps' or '8 epochs', here and in every field that is a length of training.
                 "duration": "10 epochs",
+                # With the resident loader: steps that one call of the compiled program takes. More cost less dispatch.
+                "steps_per_call": 1,
             },
             "optimizer": {
                 "learning_rate": 0.1,
@@ -157,12 +191,24 @@ def check(config: ConfigDict) -> None:
     check_at_least("data.channels", data.channels, 1)
     check_choice("data.loader", data.loader, LOADERS)
     check_choice("data.mean", data.mean, MEANS)
+    check_choice("data.view", data.view, VIEWS)
+    check_choice("data.mean_position", data.mean_position, photometry.POSITIONS)
+    check_choice("data.lighting", data.lighting, LIGHTINGS)
+    check_choice("data.lighting_statistics", data.lighting_statistics, LIGHTING_STATISTICS)
     check_at_least("data.image_size", data.image_size, 1)
     check_at_least("data.canvas_size", data.canvas_size, data.image_size)
-    check_at_least("data.mean_examples", data.mean_examples, 0)
+    for field in ("mean_examples", "lighting_strength", "cache_gib", "max_unreadable"):
+        check_at_least(f"data.{field}", data[field], 0)
     if not data.divisor > 0:
         raise UserError(f"data.divisor={data.divisor!r}: expected a number above zero.")
     check_at_least("data.prefetch", data.prefetch, 1)
+    _check_view(data)
+    check_at_least("train.steps_per_call", config.train.steps_per_call, 1)
+    if config.train.steps_per_call > 1 and data.loader != "resident":
+        raise UserError(
+            f"train.steps_per_call={config.train.steps_per_call}: expected 1 with data.loader={data.loader!r}; only "
+            "'resident' has the next batches where the step runs."
+        )
     check_at_least("train.batch_size", config.train.batch_size, 1)
     check_at_least("evaluation.batch_size", config.evaluation.batch_size, 1)
     check_at_least("checkpoint.keep_last", config.checkpoint.keep_last, 1)
@@ -180,3 +226,29 @@ def check(config: ConfigDict) -> None:
         if steps(field, config[section][name], 1000) < 1:
             raise UserError(f"{field}={config[section][name]!r}: expected a length above zero.")
     steps("optimizer.warmup", optimizer.warmup, 1000)
+
+
+def _check_view(data) -> None:
+    """What the views ask of each other's fields."""
+    for field, least in (("scale_range", data.image_size), ("area_range", 0), ("aspect_range", 0)):
+        values = tuple(data[field])
+        numbers = len(values) == 2 and all(isinstance(value, int | float) for value in values)
+        if not numbers or not least <= values[0] <= values[1] or not values[0] > 0:
+            raise UserError(f"data.{field}={values}: expected a lowest and a highest number, at least {least}.")
+    if tuple(data.area_range)[1] > 1:
+        raise UserError(f"data.area_range={tuple(data.area_range)}: expected shares of the area, at most 1.")
+    if data.view != "canvas":
+        if not data.random_crop:
+            raise UserError(f"data.random_crop=False: expected True with data.view={data.view!r}, which is random.")
+        if data.loader == "resident":
+            raise UserError(f"data.view={data.view!r}: expected 'canvas' with data.loader='resident'.")
+        if data.mean == "per_pixel" and data.mean_position == "own":
+            raise UserError(
+                f"data.mean_position='own': expected 'centre' with data.view={data.view!r}, whose crops have no place "
+                "on the mean image, or data.mean='per_channel'."
+            )
+    if data.lighting != "none" and data.lighting_statistics != "dataset" and data.channels != 3:
+        raise UserError(
+            f"data.lighting_statistics={data.lighting_statistics!r}: expected 'dataset' for images of "
+            f"{data.channels} channel(s)."
+        )

@@ -26,7 +26,7 @@ def main() -> None:
 
     workdir = cli.require(WORKDIR, "runs/digits")
     step, result = runs.evaluate_run(workdir, SPLIT.value, CHECKPOINT.value, DATA_DIR.value, PRECISE_BN.value)
-    print(f"step {step:,} on {result.examples:,} examples: loss {result.loss:.4f}")
+    print(f"step {step:,} on {result.counted}: loss {result.loss:.4f}")
     print(f"top-1 error {100 * result.top1_error:.2f}%  top-5 error {100 * result.top5_error:.2f}%")
 
 

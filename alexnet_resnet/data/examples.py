@@ -2,12 +2,16 @@
 
 import dataclasses
 import re
+import zlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from alexnet_resnet.errors import near_matches
+
+# Examples that a checksum looks at.
+SAMPLE = 64
 
 
 class UnknownSplit(Exception):
@@ -18,6 +22,7 @@ class Unreadable(Exception):
     """One example that cannot be read or decoded; the message names it and says why."""
 
 
+@runtime_checkable
 class Store(Protocol):
     """Encoded images with their labels, in a fixed order, to be read by place from any number of threads."""
 
@@ -58,6 +63,10 @@ class Examples:
     def channels(self) -> int:
         return self.images.shape[-1]
 
+    def checksum(self) -> int:
+        """A number that other examples hardly have: of all labels and the first images."""
+        return zlib.crc32(self.images[:SAMPLE].tobytes(), zlib.crc32(self.labels.tobytes()))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedExamples:
@@ -88,6 +97,17 @@ class EncodedExamples:
 
     def name_of(self, index: int) -> str:
         return self.store.name_of(self.rows[index])
+
+    def checksum(self) -> int:
+        """A number that other examples hardly have: of a few that are spread over the split, with their labels."""
+        total = 0
+        for index in range(0, len(self), -(-len(self) // SAMPLE)):
+            try:
+                image, label = self.read(index)
+            except Unreadable:
+                image, label = b"", -1
+            total = zlib.crc32(image, zlib.crc32(label.to_bytes(8, "little", signed=True), total))
+        return total
 
 
 class InMemory:

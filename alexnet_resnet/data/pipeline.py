@@ -1,74 +1,246 @@
-"""tf.data pipelines: decode, bring to the canvas, crop, flip, batch. Bytes (uint8) come out, as numpy arrays."""
+"""tf.data pipelines: decode what the view needs, resize, batch. Bytes (uint8) come out, as numpy arrays."""
 
+import collections
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from alexnet_resnet.data import plan
-from alexnet_resnet.data.sources import Examples
+from alexnet_resnet.data import plan, views
+from alexnet_resnet.data.arrays import margins
+from alexnet_resnet.data.examples import EncodedExamples, Examples
+from alexnet_resnet.data.faults import Faults
+from alexnet_resnet.data.reading import Reader
 
 # TensorFlow only reads here; the accelerators belong to JAX.
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
 Batches = Iterator[dict[str, np.ndarray]]
+GIB = 2**30
+
+# PIL's pixels, which a prepared set's statistics are of; TensorFlow's own choice differs by up to 18 levels.
+DCT = "INTEGER_ACCURATE"
+
+# How an example is decoded: as a JPEG that needs no resizing, as one scaled down by views.REDUCTIONS[way], or as a PNG.
+AS_IT_IS, CUT = -1, len(views.REDUCTIONS)
 
 
-def training_batches(
-    data, examples: Examples, batch_size: int, seed: int, start_step: int = 0, stop_step: int | None = None
-) -> Batches:
-    """Batches of training crops from `start_step` to before `stop_step`, in the order and with the crops of `plan`.
+class Pipeline:
+    """The batches of one split.
 
-    Yields:
-      image: uint8 [B, S, S, C]; label: int32 [B]; offset: int32 [B, 2], each crop's corner on the canvas;
-      flip: bool [B]; valid: bool [B], all true.
+    Each batch is a dictionary of numpy arrays:
+      image: uint8 [B, S, S, C], the views, not mirrored yet;
+      label: int32 [B];
+      row: int32 [B], each example's number in its split, and epoch: int32 [B];
+      offset: int32 [B, 2], the corner on the canvas of views that are cropped from it;
+      flip: bool [B], which are to be mirrored left to right;
+      valid: bool [B], False where the image cannot be read, or only fills up an evaluation's last batch.
+
+    Args:
+      data: the configuration's `data` section.
+      examples: the split.
+
+    Attributes:
+      faults: the examples that could not be read so far.
     """
-    return _batches(
-        data,
-        examples,
-        batch_size,
-        lambda: plan.training_batches(data, len(examples), batch_size, seed, start_step, stop_step),
-    )
+
+    def __init__(self, data, examples: Examples | EncodedExamples):
+        self._data, self._examples = data, examples
+        self.faults = Faults(examples, data.max_unreadable)
+        self._reader = Reader(examples, self.faults, data.cache_gib * GIB) if examples.encoded else None
+
+    def training_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        stop_step: int | None = None,
+        share: slice = slice(None),
+    ) -> Batches:
+        """Training views from `start_step` to before `stop_step`, in the order and with the draws of `plan`.
+
+        Args:
+          batch_size: examples a step, over all hosts.
+          seed: the run's seed.
+          start_step: the first step to return.
+          stop_step: the first not to return; None goes on without end.
+          share: the part of every batch that this host reads.
+
+        Raises:
+          UserError: more examples than `data.max_unreadable` cannot be read.
+        """
+        data, size = self._data, self._data.image_size
+
+        def windows(batch: plan.Batch, sizes: np.ndarray) -> np.ndarray:
+            heights, widths = sizes.astype(np.int64).T
+            if data.view == "canvas":
+                return views.canvas_windows(heights, widths, batch.offsets.astype(np.int64), size, data.canvas_size)
+            drawn = heights, widths, seed, batch.epochs, batch.rows
+            if data.view == "scale":
+                return views.scale_windows(*drawn, size, data.scale_range)
+            return views.area_windows(*drawn, data.area_range, data.aspect_range)
+
+        def batches(skip: int) -> Iterator[plan.Batch]:
+            return plan.training_batches(
+                data, len(self._examples), batch_size, seed, start_step + skip, stop_step, share
+            )
+
+        return self._batches(batches, windows, size, len(range(batch_size)[share]), data.view == "canvas")
+
+    def evaluation_batches(
+        self, batch_size: int, share: slice = slice(None), whole_canvas: bool = False, rows: np.ndarray | None = None
+    ) -> Batches:
+        """Every example once, in order, the canvas's centre as its view; the last batch is filled up as invalid.
+
+        Args:
+          batch_size: examples a batch, over all hosts.
+          share: the part of every batch that this host reads.
+          whole_canvas: the whole canvas is the view.
+          rows: only these examples, in this order; all by default.
+        """
+        data, examples = self._data, len(self._examples) if rows is None else len(rows)
+        size = data.canvas_size if whole_canvas else data.image_size
+        centre = (data.canvas_size - size) // 2
+
+        def windows(batch: plan.Batch, sizes: np.ndarray) -> np.ndarray:
+            heights, widths = sizes.astype(np.int64).T
+            return views.canvas_windows(heights, widths, np.full((len(sizes), 2), centre), size, data.canvas_size)
+
+        def batches(skip: int) -> Iterator[plan.Batch]:
+            planned = plan.evaluation_batches(examples, batch_size, centre, share)
+            for batch in itertools.islice(planned, skip, None):
+                if rows is not None:
+                    batch.rows[:] = rows[batch.rows]
+                yield batch
+
+        return self._batches(batches, windows, size, len(range(batch_size)[share]), True)
+
+    def _batches(
+        self, batches: Callable[[int], Iterator[plan.Batch]], windows, size: int, count: int, from_canvas: bool
+    ) -> Batches:
+        """Batches of `count`, planned by `batches` from a number of them on."""
+        if not self._examples.encoded:
+            yield from self._from_arrays(batches(0), windows, size, count, from_canvas)
+            return
+        done = 0
+        while True:
+            trouble = []
+            try:
+                for batch in self._from_encoded(batches(done), windows, size, count, trouble):
+                    yield batch
+                    done += 1
+                return
+            except tf.errors.OpError:
+                if trouble:
+                    raise trouble[0] from None
+                self._mend(next(batches(done)))
+
+    def _mend(self, batch: plan.Batch) -> None:
+        """Finds out what in a batch could not be decoded. The pipeline then starts again from that batch."""
+        decode = lambda image: tf.io.decode_jpeg(image, channels=3, dct_method=DCT)  # noqa: E731
+        if not sum(self._reader.mend(int(index), decode) for index in set(batch.rows.tolist())):
+            raise RuntimeError(f"{self._examples.name}: the decoder stopped at images that it can decode one by one.")
+
+    def _from_encoded(self, batches, windows, size: int, count: int, trouble: list) -> Batches:
+        planned = collections.deque()
+
+        def fields():
+            try:
+                for batch, read in self._reader.batches(batches):
+                    planned.append((batch, read.labels, batch.valid & read.good))
+                    window = windows(batch, read.sizes)
+                    reductions = np.where(read.jpegs, views.reduction(window, size), 1)
+                    window = views.reduced(window, reductions, *read.sizes.T)
+                    ways = np.where(read.jpegs, np.searchsorted(views.REDUCTIONS, reductions), CUT)
+                    ways[(ways == 0) & (window[:, 2:] == size).all(1)] = AS_IT_IS
+                    yield read.images, np.column_stack([window, ways]).astype(np.int32)
+            except Exception as error:
+                # TensorFlow would hand on its text only.
+                trouble.append(error)
+                raise
+
+        def decoded(image, window, ratio):
+            return lambda: tf.image.decode_and_crop_jpeg(image, window, channels=3, ratio=ratio, dct_method=DCT)
+
+        def general(image, window, way):
+            def cut():
+                whole = tf.io.decode_png(image, channels=3)
+                return tf.slice(whole, [window[0], window[1], 0], [window[2], window[3], 3])
+
+            branches = [*(decoded(image, window, ratio) for ratio in views.REDUCTIONS), cut]
+            return _resized(tf.switch_case(way, branches), size, self._data.antialias)
+
+        def view(image, window_and_way):
+            window, way = window_and_way[:4], window_and_way[4]
+            # Nearly all views of prepared images take the first way: few operations, few microseconds.
+            pixels = tf.cond(way == AS_IT_IS, decoded(image, window, 1), lambda: general(image, window, way))
+            return tf.ensure_shape(pixels, [size, size, 3])
+
+        signature = tf.TensorSpec([count], tf.string), tf.TensorSpec([count, 5], tf.int32)
+        for images in _run(fields, signature, view, count):
+            batch, labels, valid = planned.popleft()
+            yield batch.with_views(images, labels, valid)
+
+    def _from_arrays(self, batches, windows, size: int, count: int, from_canvas: bool) -> Batches:
+        data, examples = self._data, self._examples
+        images, planned = _as_tensor(examples), collections.deque()
+        height, width, channels = examples.images.shape[1:]
+        (top, bottom), (left, right) = margins(height, data.canvas_size), margins(width, data.canvas_size)
+
+        def fields():
+            for batch in batches:
+                planned.append(batch)
+                if from_canvas:
+                    window = np.concatenate([batch.offsets, np.full_like(batch.offsets, size)], 1)
+                else:
+                    window = windows(batch, np.broadcast_to([height, width], (count, 2))).astype(np.int32)
+                yield batch.rows, window
+
+        def view(row, window):
+            image = images[row]
+            if from_canvas:
+                image = tf.pad(image, [[top, bottom], [left, right], [0, 0]])
+            part = tf.slice(image, [window[0], window[1], 0], [window[2], window[3], channels])
+            return tf.ensure_shape(
+                part if from_canvas else _resized(part, size, data.antialias), [size, size, channels]
+            )
+
+        signature = tf.TensorSpec([count], tf.int32), tf.TensorSpec([count, 4], tf.int32)
+        for seen in _run(fields, signature, view, count):
+            batch = planned.popleft()
+            yield batch.with_views(seen, examples.labels[batch.rows], batch.valid)
 
 
-def evaluation_batches(data, examples: Examples, batch_size: int) -> Batches:
-    """Every example once, as `training_batches` yields them; `valid` is False where the last batch is filled up."""
-    return _batches(data, examples, batch_size, lambda: plan.evaluation_batches(data, len(examples), batch_size))
-
-
-def _batches(data, examples: Examples, batch_size: int, batches: Callable[[], Iterator[plan.Batch]]) -> Batches:
-    def fields():
-        for batch in batches():
-            yield batch.rows, batch.offsets, batch.flips, batch.valid
-
-    canvas_of = _canvas_reader(data, examples)
-    labels = tf.constant(examples.labels)
-
-    def read(row, offset, flip, valid):
-        canvas = canvas_of(row)
-        image = tf.slice(canvas, [offset[0], offset[1], 0], [data.image_size, data.image_size, examples.channels])
-        image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
-        return {"image": image, "label": labels[row], "offset": offset, "flip": flip, "valid": valid}
-
-    signature = (
-        tf.TensorSpec([batch_size], tf.int64),
-        tf.TensorSpec([batch_size, 2], tf.int32),
-        tf.TensorSpec([batch_size], tf.bool),
-        tf.TensorSpec([batch_size], tf.bool),
-    )
+def _run(fields: Callable, signature: tuple, view: Callable, count: int) -> Iterator[np.ndarray]:
+    """Batches of `count` views: each of the examples that `fields` yields, on whatever processor is free."""
     options = tf.data.Options()
     options.deterministic = True
     return (
         tf.data.Dataset.from_generator(fields, output_signature=signature)
         .unbatch()
-        .map(read, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size)
+        .map(view, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(count, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(options)
         .as_numpy_iterator()
     )
+
+
+def _resized(image: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
+    """A window as a square of bytes; one that has this size already stays as it is."""
+
+    def resize():
+        if antialias:
+            resized = tf.image.resize(image, [size, size], antialias=True)
+        else:
+            resized = tf.raw_ops.ResizeBilinear(images=image[None], size=[size, size], half_pixel_centers=True)[0]
+        return tf.cast(resized + 0.5, tf.uint8)
+
+    shape = tf.shape(image)
+    return tf.cond((shape[0] == size) & (shape[1] == size), lambda: image, resize)
 
 
 # One copy of each split in TensorFlow's memory, however often it is read.
@@ -80,57 +252,3 @@ def _as_tensor(examples: Examples) -> tf.Tensor:
     if examples not in _TENSORS:
         _TENSORS[examples] = tf.constant(examples.images)
     return _TENSORS[examples]
-
-
-def _canvas_reader(data, examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from an example's index to its canvas, uint8 [canvas, canvas, C]."""
-    size = data.canvas_size
-    images = _as_tensor(examples)
-    if not examples.encoded:
-        height, width, channels = examples.images.shape[1:]
-        top, left = (size - height) // 2, (size - width) // 2
-        frame = [[top, size - height - top], [left, size - width - left], [0, 0]]
-
-        def framed(row):
-            return tf.ensure_shape(tf.pad(images[row], frame), [size, size, channels])
-
-        return framed
-
-    def resized(row):
-        image = tf.io.decode_image(images[row], channels=3, expand_animations=False)
-        return _centre_square(image, size)
-
-    return resized
-
-
-def _centre_square(image: tf.Tensor, size: int) -> tf.Tensor:
-    """The shorter side resized to `size`, then the central square: AlexNet's section 2."""
-    shape = tf.shape(image)[:2]
-    scaled = tf.cast(tf.math.round(shape * size / tf.reduce_min(shape)), tf.int32)
-    image = tf.image.resize(image, scaled, antialias=True)
-    corner = (scaled - size) // 2
-    image = tf.slice(image, [corner[0], corner[1], 0], [size, size, 3])
-    return tf.cast(tf.clip_by_value(tf.math.round(image), 0, 255), tf.uint8)
-
-
-def mean_image(data, examples: Examples) -> np.ndarray:
-    """The mean canvas of a split, [canvas, canvas, C] in grey levels, as `data.mean` asks; float32.
-
-    'per_channel' has one value a channel everywhere, 'none' is zero. Sums are exact (whole numbers). The frame that
-    arrays get on their canvas is zero in the mean as in the images, so it stays zero after subtraction.
-    """
-    if data.mean == "none":
-        return np.zeros((1, 1, examples.channels), np.float32)
-    count = min(data.mean_examples or len(examples), len(examples))
-    rows = np.linspace(0, len(examples) - 1, count).astype(np.int64)
-    if examples.encoded:
-        canvas_of = _canvas_reader(data, examples)
-        canvases = tf.data.Dataset.from_tensor_slices(rows).map(canvas_of, num_parallel_calls=tf.data.AUTOTUNE)
-        mean = sum(canvas.astype(np.int64) for canvas in canvases.prefetch(64).as_numpy_iterator()) / count
-    else:
-        chunks = np.array_split(rows, -(-count // 4096))
-        mean = sum(examples.images[chunk].sum(0, dtype=np.int64) for chunk in chunks) / count
-    if data.mean == "per_channel":
-        mean = np.broadcast_to(mean.mean((0, 1)), mean.shape)
-    room = [data.canvas_size - side for side in mean.shape[:2]]
-    return np.pad(mean, [*((r // 2, r - r // 2) for r in room), (0, 0)]).astype(np.float32)

@@ -1,53 +1,21 @@
-"""Where examples come from: the embedded digits, arrays in an .npz file, datasets prepared by TFDS."""
+"""Where examples come from: digits and arrays here, encoded images in `tfds_folder`, `image_folder` and `prepared`."""
 
-import dataclasses
 import os
-import re
 
 import numpy as np
 
-from alexnet_resnet.errors import UserError, near_matches
+from alexnet_resnet.data import image_folder, prepared, tfds_folder
+from alexnet_resnet.data.examples import EncodedExamples, Examples, UnknownSplit, take
+from alexnet_resnet.errors import UserError
 
 DIGITS_TRAIN = 1437  # four fifths of the 1,797 digits; the rest is the test split
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
-    """The labelled images of one split, in a fixed order.
-
-    Attributes:
-      images: bytes [N, H, W, C] (uint8), or a list of N encoded images (JPEG, PNG) of any size.
-      labels: [N], int32, from 0.
-      label_names: one name a class.
-      name: what they are, for messages: 'cifar10 train[:45000]'.
-    """
-
-    images: np.ndarray | list[bytes]
-    labels: np.ndarray
-    label_names: tuple[str, ...]
-    name: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def encoded(self) -> bool:
-        return isinstance(self.images, list)
-
-    @property
-    def channels(self) -> int:
-        return 3 if self.encoded else self.images.shape[-1]
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.label_names)
-
-
-def load(data, split: str, field: str = "split") -> Examples:
+def load(data, split: str, field: str = "split") -> Examples | EncodedExamples:
     """The examples of one split of the dataset that `config.data` describes.
 
     Args:
-      data: the configuration's `data` section.
+      data: the configuration's `data` section. A num_classes or channels of 0 takes what the dataset has.
       split: a split of the dataset or a slice of it: 'train', 'train[:45000]', 'test[50%:]'.
       field: what errors call the split.
 
@@ -56,51 +24,50 @@ def load(data, split: str, field: str = "split") -> Examples:
     """
     if not split:
         raise UserError(f"{field}='': expected the name of a split, such as 'train' or 'train[:45000]'.")
-    readers = {"digits": _digits, "npz": _npz}
+    readers = {"digits": _digits, "npz": _npz, "folder": image_folder.load, "prepared": prepared.load}
     try:
-        examples = readers.get(data.dataset, _tfds)(data, split)
+        examples = readers.get(data.dataset, tfds_folder.load)(data, split)
     except UnknownSplit as error:
         raise UserError(f"{field}={split!r}: {error}") from error
     if not len(examples):
         raise UserError(f"{field}={split!r} of {data.dataset}: expected at least one example, found none.")
-    for name in ("num_classes", "channels"):
-        if data[name] != getattr(examples, name):
-            raise UserError(f"data.{name}={data[name]}: expected {getattr(examples, name)}, as {data.dataset} has.")
-    lowest, highest = examples.labels.min(), examples.labels.max()
-    if lowest < 0 or highest >= data.num_classes:
+    for name, found in (("num_classes", len(examples.label_names)), ("channels", examples.channels)):
+        if data[name] not in (0, found):
+            raise UserError(f"data.{name}={data[name]}: expected {found}, as {data.dataset} has.")
+    if data.dataset == "prepared":
+        _check_prepared(data)
+    if not examples.encoded:
+        _check_arrays(data, examples, f"{field}={split!r}")
+    return examples
+
+
+def _check_arrays(data, examples: Examples, split: str) -> None:
+    lowest, highest, classes = examples.labels.min(), examples.labels.max(), len(examples.label_names)
+    if lowest < 0 or highest >= classes:
         raise UserError(
-            f"{field}={split!r} of {data.dataset}: expected labels from 0 to {data.num_classes - 1}, found {lowest} to "
-            f"{highest}."
+            f"{split} of {data.dataset}: expected labels from 0 to {classes - 1}, found {lowest} to {highest}."
         )
-    if not examples.encoded and max(examples.images.shape[1:3]) > data.canvas_size:
-        height, width = examples.images.shape[1:3]
+    height, width = examples.images.shape[1:3]
+    if max(height, width) > data.canvas_size:
         raise UserError(
             f"data.canvas_size={data.canvas_size}: expected at least {max(height, width)}, "
             f"the side of {data.dataset}'s images ({height}x{width})."
         )
-    return examples
 
 
-class UnknownSplit(Exception):
-    """A split that the dataset does not have; the message says which it has."""
-
-
-def _take(split: str, size_of: dict[str, int]) -> tuple[str, slice]:
-    """Reads 'name[a:b]', with counts or percentages, as a split's name and a slice of its examples."""
-    match = re.fullmatch(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
-    if not match or match[1] not in size_of:
-        hint = near_matches(split.split("[")[0], size_of)
-        raise UnknownSplit(
-            f"expected one of {', '.join(map(repr, size_of))} or a slice of one, "
-            f"such as '{next(iter(size_of))}[:90%]'.{hint}"
+def _check_prepared(data) -> None:
+    """A smaller set would be enlarged, and a squared one has no more than its canvas, without a word."""
+    manifest = prepared.read_manifest(data.data_dir)
+    if data.canvas_size > manifest.size:
+        raise UserError(
+            f"data.canvas_size={data.canvas_size}: expected at most {manifest.size}, the size that the images in "
+            f"data.data_dir={data.data_dir!r} were prepared at."
         )
-    name, *ends = match.groups()
-    size = size_of[name]
-    # As TFDS reads them: percentages to the nearest example, and nothing beyond the end.
-    places = [round(int(e[:-1]) * size / 100) if e and e.endswith("%") else int(e) if e else None for e in ends]
-    if any(place is not None and abs(place) > size for place in places):
-        raise UnknownSplit(f"expected a slice within the {size:,} examples of {name!r}.")
-    return name, slice(*places)
+    if manifest.square and data.view != "canvas":
+        raise UserError(
+            f"data.view={data.view!r}: expected 'canvas', as the images in data.data_dir={data.data_dir!r} were "
+            "prepared with --square."
+        )
 
 
 def _digits(data, split: str) -> Examples:
@@ -108,7 +75,7 @@ def _digits(data, split: str) -> Examples:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    name, part = _take(split, {"train": DIGITS_TRAIN, "test": 1797 - DIGITS_TRAIN})
+    name, part = take(split, {"train": DIGITS_TRAIN, "test": 1797 - DIGITS_TRAIN})
     digits = load_digits()
     # The file lists the writers one after another; shuffled, every split has digits of all of them.
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(digits.target))
@@ -128,7 +95,7 @@ def _npz(data, split: str) -> Examples:
             sizes = {a[: -len("_images")]: len(file[a]) for a in arrays if a.endswith("_images")}
             if not sizes:
                 raise UserError(f"data.data_dir={data.data_dir!r}: expected arrays named train_images, train_labels.")
-            name, part = _take(split, sizes)
+            name, part = take(split, sizes)
             if f"{name}_labels" not in arrays:
                 raise UserError(f"data.data_dir={data.data_dir!r}: expected {name}_labels beside {name}_images.")
             images, labels = file[f"{name}_images"], file[f"{name}_labels"]
@@ -142,64 +109,6 @@ def _npz(data, split: str) -> Examples:
         raise UserError(f"{where}_images is {images.dtype}{list(images.shape)}; expected uint8 [N, H, W, C].")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise UserError(f"{where}_labels is {labels.dtype}{list(labels.shape)}; expected {len(images)} whole numbers.")
-    names = names or tuple(map(str, range(data.num_classes)))
+    names = names or tuple(map(str, range(data.num_classes or int(labels.max(initial=0)) + 1)))
     images = images[..., None] if images.ndim == 3 else images
     return Examples(images[part], labels[part].astype(np.int32), names, f"{os.path.basename(path)} {split}")
-
-
-def _tfds(data, split: str) -> Examples:
-    """A dataset that TFDS has prepared; nothing is downloaded."""
-    import tensorflow_datasets as tfds
-
-    known = tfds.list_builders(with_community_datasets=False)
-    if data.dataset not in known:
-        hint = near_matches(data.dataset, ["digits", "npz", *known])
-        raise UserError(f"data.dataset={data.dataset!r}: expected 'digits', 'npz' or a TFDS dataset's name.{hint}")
-    data_dir = os.path.expanduser(data.data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-    if not os.access(data_dir, os.R_OK | os.X_OK):
-        raise UserError(f"data.data_dir={data_dir!r}: expected a readable folder with data prepared by TFDS.")
-    try:
-        builder = tfds.builder(data.dataset, data_dir=data_dir)
-        prepared = bool(builder.info.splits)
-    except Exception as error:  # TFDS raises many kinds for folders that it cannot make sense of.
-        raise UserError(
-            f"data.data_dir={data_dir!r}: {data.dataset} cannot be read there ({_first(error)})."
-        ) from error
-    if not prepared:
-        raise UserError(
-            f"data.data_dir={data_dir!r}: {data.dataset} is not prepared there; "
-            f"`tfds build {data.dataset} --data_dir={data_dir}` downloads and prepares it."
-        )
-    return _tfds_examples(builder, split, tfds)
-
-
-def _tfds_examples(builder, split: str, tfds) -> Examples:
-    features = builder.info.features
-    label = dict(features.items()).get("label")
-    if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
-        raise UserError(f"data.dataset={builder.name!r}: expected the features 'image' and 'label', has {[*features]}.")
-    _take(split, {name: info.num_examples for name, info in builder.info.splits.items()})
-    encoded = None in features["image"].shape
-    try:
-        rows = builder.as_dataset(
-            split=split,
-            # One file after another: the order of the examples is part of what makes a run repeatable.
-            read_config=tfds.ReadConfig(interleave_cycle_length=1),
-            decoders={"image": tfds.decode.SkipDecoding()} if encoded else None,
-            batch_size=None if encoded else 1024,
-        ).map(lambda row: (row["image"], row["label"]))
-        parts = list(tfds.as_numpy(rows))
-    except Exception as error:  # TensorFlow's errors for damaged records have no common base but this.
-        raise UserError(f"split={split!r} of {builder.info.full_name}: cannot be read ({_first(error)}).") from error
-    images, labels = zip(*parts, strict=True) if parts else ((), ())
-    names = tuple(features["label"].names)
-    if encoded:
-        return Examples(list(images), np.asarray(labels, np.int32), names, f"{builder.name} {split}")
-    if not parts:
-        images, labels = (np.zeros((0, *features["image"].shape), np.uint8),), (np.zeros(0),)
-    return Examples(np.concatenate(images), np.concatenate(labels).astype(np.int32), names, f"{builder.name} {split}")
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

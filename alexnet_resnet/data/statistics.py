@@ -168,6 +168,18 @@ class Sums:
             raise ValueError("expected at least one image, found none.")
 
 
+def of_arrays(images: UInt8[np.ndarray, "N H W C"]) -> Statistics:
+    """The statistics of images of one size; their mean image is the mean of the whole images, square or not."""
+    sums = Sums(1, images.shape[-1])
+    sums.add(images.reshape(-1, *images.shape[2:]))
+    return dataclasses.replace(sums.statistics(), images=len(images), mean_image=mean_of_arrays(images))
+
+
+def mean_of_arrays(images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "H W C"]:
+    """The mean image, from exact sums, float64."""
+    return images.sum(0, dtype=np.int64) / len(images)
+
+
 def _added(one: list[list[int]], other: list[list[int]]) -> list[list[int]]:
     return [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(one, other, strict=True)]
 

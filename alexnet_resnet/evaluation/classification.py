@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 
 import jax
@@ -9,7 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_resnet.data.sources import Examples
+from alexnet_resnet.data import loaders
+from alexnet_resnet.data.examples import EncodedExamples, Examples
+from alexnet_resnet.errors import UserError
+from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
 from alexnet_resnet.training.state import Network, TrainState
 from alexnet_resnet.training.step import compile_evaluation_step
@@ -21,6 +25,7 @@ class Result:
 
     Attributes:
       examples: how many were judged.
+      unreadable: how many could not be, because their images cannot be read.
       loss: mean cross entropy in nats.
       top1_error: the share whose most probable class is wrong.
       top5_error: the share whose five most probable classes are all wrong.
@@ -30,6 +35,12 @@ class Result:
     loss: float
     top1_error: float
     top5_error: float
+    unreadable: int = 0
+
+    @property
+    def counted(self) -> str:
+        """How many examples the errors are of, for people."""
+        return f"{self.examples:,} examples" + (f", {self.unreadable:,} unreadable" if self.unreadable else "")
 
 
 def padded_batch_size(batch_size: int, mesh: Mesh) -> int:
@@ -38,22 +49,25 @@ def padded_batch_size(batch_size: int, mesh: Mesh) -> int:
     return -(-batch_size // shards) * shards
 
 
-def evaluate(step: Callable, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh) -> Result:
+def evaluate(step: Callable, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, batch_size: int) -> Result:
     """Adds up `step` over the batches.
 
     Args:
       step: maps a batch to the sums of `training.step.evaluation_step`.
       batches: each example once, and rows that are not `valid`.
       mesh: where the batches go.
+      batch_size: examples a batch over all processes.
     """
     totals, late = {}, None
-    for batch in prefetch(batches, mesh):
+    for batch in prefetch(batches, mesh, batch_size=batch_size):
         sums = step(batch)
         # One batch late, so that the host never waits for the step it has just started.
         _add(totals, late)
         late = sums
     _add(totals, late)
     examples = int(totals["examples"])
+    if not examples:
+        raise UserError("expected at least one image that can be read, found none.")
     return Result(
         examples=examples,
         loss=float(totals["loss"]) / examples,
@@ -80,10 +94,16 @@ class Evaluator:
     def __init__(self, config: ConfigDict, network: Network, mesh: Mesh):
         self._data, self._mesh = config.data, mesh
         self._batch_size = padded_batch_size(config.evaluation.batch_size, mesh)
-        self._step = compile_evaluation_step(network, mesh, config.data.divisor)
+        self._step = compile_evaluation_step(network, mesh, config.data)
+        # Kept with the images that they have read.
+        self._loaders = weakref.WeakKeyDictionary()
 
-    def __call__(self, state: TrainState, examples: Examples) -> Result:
-        from alexnet_resnet.data import pipeline
-
+    def __call__(self, state: TrainState, examples: Examples | EncodedExamples) -> Result:
+        """Judges the state on a split."""
         step = functools.partial(self._step, state.params, state.batch_stats, state.mean)
-        return evaluate(step, pipeline.evaluation_batches(self._data, examples, self._batch_size), self._mesh)
+        if examples not in self._loaders:
+            self._loaders[examples] = loaders.create(self._data, examples)
+        size = self._batch_size
+        batches = self._loaders[examples].evaluation_batches(size, mesh_lib.share(size, self._mesh))
+        result = evaluate(step, batches, self._mesh, size)
+        return dataclasses.replace(result, unreadable=len(examples) - result.examples)

@@ -1,23 +1,23 @@
 """Judging the checkpoint of a run."""
 
 import dataclasses
-import itertools
+import functools
 import os
 
 import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from alexnet_resnet.data import sources
+from alexnet_resnet.data import loaders, sources
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator, Result
 from alexnet_resnet.models.statistics import average_statistics
-from alexnet_resnet.ops.photometry import subtract_mean
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import workdir as workdir_lib
 from alexnet_resnet.training.checkpoints import Checkpoints, Damaged
+from alexnet_resnet.training.step import training_images
 
 
 def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> tuple[ConfigDict, state_lib.TrainState]:
@@ -90,13 +90,8 @@ def with_precise_statistics(
       state: a trained state.
       batches: how many batches of `train.batch_size`, with training's crops and flips.
     """
-    from alexnet_resnet.data import pipeline
-
-    data, size = config.data, config.train.batch_size
-    training = pipeline.training_batches(data, sources.load(data, data.train_split), size, config.seed)
-    images = (
-        subtract_mean(batch["image"], state.mean, batch["offset"], batch["flip"]) / data.divisor
-        for batch in map(jax.device_put, itertools.islice(training, batches))
-    )
+    loader = loaders.create(config.data, sources.load(config.data, config.data.train_split))
+    training = loader.training_batches(config.train.batch_size, config.seed, stop_step=batches)
+    images = (jax.jit(functools.partial(training_images, config.data))(state, batch) for batch in training)
     module = nnx.merge(network.graphdef, state.params, state.batch_stats, copy=True)
     return dataclasses.replace(state, batch_stats=nnx.to_pure_dict(average_statistics(module, images)))

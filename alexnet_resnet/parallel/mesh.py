@@ -44,7 +44,23 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A batch of numpy arrays [B, ...] as global arrays, split by example. Returns before the copy has ended."""
+def share(batch_size: int, mesh: Mesh) -> slice:
+    """The part of a batch that this process's devices hold, and that it alone has to read."""
+    held = split_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+    parts = [part.indices(batch_size)[:2] for (part,) in held]
+    return slice(min(begin for begin, _ in parts), max(end for _, end in parts))
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, batch_size: int | None = None) -> dict[str, jax.Array]:
+    """This process's share of a batch as global arrays [B, ...], split by example. Returns before the copy has ended.
+
+    Args:
+      batch: numpy arrays with the examples of `share`.
+      mesh: where they go.
+      batch_size: B over all processes; by default that of the arrays, which suits one process.
+    """
     sharding = split_batch(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, array, array.shape) for name, array in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array, (batch_size or len(array), *array.shape[1:]))
+        for name, array in batch.items()
+    }

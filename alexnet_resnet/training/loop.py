@@ -5,11 +5,12 @@ import os
 import time
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.analysis import curves
-from alexnet_resnet.data import sources
+from alexnet_resnet.data import loaders, normalisation, sources
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator
 from alexnet_resnet.parallel import mesh as mesh_lib
@@ -20,6 +21,9 @@ from alexnet_resnet.training import step as step_lib
 from alexnet_resnet.training import workdir as workdir_lib
 from alexnet_resnet.training.checkpoints import Checkpoints
 from alexnet_resnet.training.reporting import Meter, Progress, Writer
+
+# Images that are read at once for the mean.
+STATISTICS_BATCH = 64
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -47,6 +51,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         for name in ("train", "validation", "test")
         if config.data[f"{name}_split"] or name == "train"
     }
+    for examples in splits.values():
+        loaders.check(config.data, examples)
     steps_per_epoch = len(splits["train"]) / config.train.batch_size
     if config_lib.steps("train.duration", config.train.duration, steps_per_epoch) < 1:
         raise UserError(f"train.duration={config.train.duration!r}: expected at least one step.")
@@ -66,7 +72,8 @@ def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, s
     checkpoints = Checkpoints(
         os.path.join(workdir, workdir_lib.CHECKPOINTS), config.checkpoint.keep_last, config.checkpoint.keep_best
     )
-    state = _start(config, network, optimizer, training, mesh, checkpoints)
+    loader = loaders.create(config.data, training)
+    state = _start(config, network, optimizer, training, loader, mesh, checkpoints)
     begin = int(state.step)
     writer, progress = Writer(workdir, begin, config.log.tensorboard), Progress(begin, total)
     progress.say(
@@ -75,19 +82,25 @@ def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, s
         + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
     )
     judge = _Judge(Evaluator(config, network, mesh), splits, writer, progress)
-    meter = Meter(max(1, in_steps("log.every", config.log.every)), config.train.batch_size, writer, progress)
+    report_every = max(1, in_steps("log.every", config.log.every))
+    meter = Meter(report_every, config.train.batch_size, writer, progress)
     evaluate_every = max(1, in_steps("evaluation.every", config.evaluation.every))
     save_every = max(1, in_steps("checkpoint.every", config.checkpoint.every))
-    train_step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data.divisor)
-    batches = _training_batches(config, training, mesh, begin, total) if begin < total else None
+    feed = _resident if config.data.loader == "resident" else _streamed
+    advance = feed(config, network, optimizer, rate, mesh, loader, begin, total)
+    number = begin
     try:
-        for number in range(begin + 1, total + 1):
-            asked = time.monotonic()
-            batch = next(batches)
-            waited = time.monotonic() - asked
-            state, measured = train_step(state, batch)
+        while number < total:
+            # One call goes no further than the next thing that is due between two steps.
+            due = min((number // every + 1) * every for every in (report_every, evaluate_every, save_every))
+            count = min(config.train.steps_per_call, due - number, total - number)
+            state, measured, waited = advance(state, number, count)
+            epochs = (number + count) // steps_per_epoch - number // steps_per_epoch
+            number += count
             meter.add(number, measured, waited)
-            progress.advance()
+            progress.advance(count)
+            if (epochs or number == total) and (news := loader.faults.news()):
+                progress.say(news)
             last, evaluates = number == total, number % evaluate_every == 0
             if last or evaluates or number % save_every == 0:
                 meter.pause()
@@ -103,23 +116,45 @@ def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, s
         checkpoints.close()
 
 
-def _start(config, network, optimizer, training, mesh, checkpoints) -> state_lib.TrainState:
+def _start(config, network, optimizer, training, loader, mesh, checkpoints) -> state_lib.TrainState:
     """The newest checkpoint's state, or a fresh one."""
     everywhere = mesh_lib.replicated(mesh)
     create = functools.partial(state_lib.create, network, optimizer, config.seed)
     state = checkpoints.restore_newest(state_lib.like(config, network, optimizer, everywhere))
     if state is None:
-        from alexnet_resnet.data import pipeline
-
-        state = jax.jit(create, out_shardings=everywhere)(pipeline.mean_image(config.data, training))
+        canvases = functools.partial(loader.evaluation_batches, STATISTICS_BATCH, whole_canvas=True)
+        measured = normalisation.measure(config.data, training, lambda rows: canvases(rows=rows), print)
+        state = jax.jit(create, out_shardings=everywhere)(*measured)
     return state
 
 
-def _training_batches(config, training, mesh, begin, total):
-    from alexnet_resnet.data import pipeline
+def _streamed(config, network, optimizer, rate, mesh, loader, begin, total):
+    """A function that takes the next step on a batch from the host; also the seconds that it waited for the batch."""
+    train_step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data)
+    size = config.train.batch_size
+    host = loader.training_batches(size, config.seed, begin, total, mesh_lib.share(size, mesh))
+    batches = prefetch(host, mesh, config.data.prefetch, size)
 
-    batches = pipeline.training_batches(config.data, training, config.train.batch_size, config.seed, begin, total)
-    return prefetch(batches, mesh, config.data.prefetch)
+    def advance(state, number, count):
+        asked = time.monotonic()
+        batch = next(batches)
+        waited = time.monotonic() - asked
+        return *train_step(state, batch), waited
+
+    return advance
+
+
+def _resident(config, network, optimizer, rate, mesh, loader, begin, total):
+    """A function that takes the next steps on batches that the device makes itself."""
+    steps = step_lib.compile_resident_steps(network, optimizer, rate, mesh, config)
+    arrays = loader.on_device(mesh_lib.replicated(mesh))
+    examples = len(arrays["labels"])
+
+    def advance(state, number, count):
+        epoch, place = divmod(number * config.train.batch_size, examples)
+        return *steps(state, arrays, np.int32(epoch), np.int32(place), count), 0.0
+
+    return advance
 
 
 class _Judge:
@@ -144,7 +179,7 @@ class _Judge:
         self._writer.write(step, **{f"{split}/loss": result.loss}, **errors)
         self._progress.say(
             f"step {step}: {split} error {100 * result.top1_error:.2f}%, "
-            f"top-5 error {100 * result.top5_error:.2f}% ({result.examples:,} examples)"
+            f"top-5 error {100 * result.top5_error:.2f}% ({result.counted})"
         )
         return result.top1_error
 

@@ -7,6 +7,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from alexnet_resnet.errors import UserError
@@ -68,10 +69,10 @@ class Progress:
 
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05)
 
-    def advance(self) -> None:
-        """One more step has been handed to the device."""
+    def advance(self, steps: int = 1) -> None:
+        """More steps have been handed to the device."""
         if self._bar:
-            self._bar.update()
+            self._bar.update(steps)
 
     def report(self, step: int, **values: float) -> None:
         """Shows the latest training measurements."""
@@ -103,7 +104,7 @@ class Meter:
     """Reads each step's measurements one step late, so that the host waits for a step only once the next is running.
 
     Averages them over windows of `every` steps. The windows end at multiples of `every`, wherever a run was resumed.
-    The first step of a process, which waits for the compiler, is left out of the images per second.
+    The first call of a process, which waits for the compiler, is left out of the images per second.
 
     Args:
       every: steps in a window.
@@ -122,15 +123,15 @@ class Meter:
         self._compiling, self._timed, self._last_step = True, 0, 0
 
     def add(self, step: int, measured: dict[str, Array], waited: float) -> None:
-        """Takes the measurements of a step just dispatched and reads those of the step before.
+        """Takes the measurements of the steps just dispatched in one call and reads those of the call before.
 
         Args:
-          step: the step's number, from 1.
-          measured: its scalars, still on the device.
-          waited: seconds that the loop waited for the step's batch.
+          step: the number of the last of them, from 1.
+          measured: their scalars, still on the device: [] for one step or [steps].
+          waited: seconds that the loop waited for their batches.
 
         Raises:
-          Diverged: the step before gave a loss, a gradient or parameters that are not finite.
+          Diverged: a step of the call before gave a loss, a gradient or parameters that are not finite.
         """
         self._read()
         self._late = step, measured
@@ -139,17 +140,23 @@ class Meter:
     def _read(self) -> None:
         if self._late is None:
             return
-        step, measured = self._late
+        last, measured = self._late
         self._late = None
-        values = {name: float(value) for name, value in jax.device_get(measured).items()}
+        series = {name: np.atleast_1d(value).tolist() for name, value in jax.device_get(measured).items()}
+        count = len(series["loss"])
+        for number in range(count):
+            self._take(last - count + 1 + number, {name: values[number] for name, values in series.items()}, count)
+
+    def _take(self, step: int, values: dict[str, float], call: int) -> None:
+        """One step's values, of a call of `call` steps."""
         if not all(math.isfinite(values[name]) for name in ("loss", "gradient_norm", "parameter_norm")):
             raise Diverged(
                 f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}, "
                 f"parameter norm {values['parameter_norm']} at learning rate {values['learning_rate']:g}"
             )
         if self._compiling:
-            # The first step of a process waits for the compiler, which is not the network's speed.
-            self._compiling, self._seconds, self._waited, self._timed = False, 0.0, 0.0, -1
+            # The first call of a process waits for the compiler, which is not the network's speed.
+            self._compiling, self._seconds, self._waited, self._timed = False, 0.0, 0.0, -call
             self._since = time.monotonic()
         self._timed += 1
         self._last_step = step

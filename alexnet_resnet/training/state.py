@@ -27,6 +27,7 @@ class TrainState:
       key: the data of the random key that every step folds its number into, uint32 [2].
       mean: the mean canvas [H, W, C] that is subtracted from images, in grey levels; with it a checkpoint can judge
         an image without the dataset.
+      colours: what lighting shifts an image's colour by for a draw of one along each axis, [C, C] in grey levels.
     """
 
     step: PyTree
@@ -35,6 +36,7 @@ class TrainState:
     opt_state: PyTree
     key: PyTree
     mean: PyTree
+    colours: PyTree
 
 
 class Network:
@@ -78,7 +80,11 @@ class Network:
 
 
 def create(
-    network: Network, optimizer: optax.GradientTransformation, seed: int, mean: Float[Array, "H W C"]
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mean: Float[Array, "H W C"],
+    colours: Float[Array, "C C"],
 ) -> TrainState:
     """The state before the first step. To be called under `jax.jit`, so that every layout gets the same bits."""
     params, batch_stats = network.init(jax.random.key(seed))
@@ -90,6 +96,7 @@ def create(
         # Another stream than the one the parameters were drawn from.
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
         mean=jnp.asarray(mean, jnp.float32),
+        colours=jnp.asarray(colours, jnp.float32),
     )
 
 
@@ -104,6 +111,8 @@ def like(
 ) -> TrainState:
     """The shapes and types of a configuration's state, as ShapeDtypeStructs with `sharding`."""
     side = 1 if config.data.mean == "none" else config.data.canvas_size
-    mean = jax.ShapeDtypeStruct((side, side, config.data.channels), jnp.float32)
-    shapes = jax.eval_shape(lambda mean: create(network, optimizer, config.seed, mean), mean)
+    channels = config.data.channels
+    mean = jax.ShapeDtypeStruct((side, side, channels), jnp.float32)
+    colours = jax.ShapeDtypeStruct((channels, channels), jnp.float32)
+    shapes = jax.eval_shape(lambda *measured: create(network, optimizer, config.seed, *measured), mean, colours)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)

@@ -9,7 +9,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
+from alexnet_resnet.data import arrays as resident
 from alexnet_resnet.models import Context
+from alexnet_resnet.ops import lighting
 from alexnet_resnet.ops.losses import in_top_k, softmax_cross_entropy
 from alexnet_resnet.ops.photometry import subtract_mean
 from alexnet_resnet.parallel import mesh as mesh_lib
@@ -17,9 +19,32 @@ from alexnet_resnet.training.state import Network, TrainState
 
 Batch = dict[str, Array]
 
+# The stream of the run's key that lighting draws from; steps take the numbers from 0.
+LIGHTING = 2**31 - 1
 
-def _images(mean: Array, batch: Batch, divisor: float) -> Array:
-    return subtract_mean(batch["image"], mean, batch["offset"], batch["flip"]) / divisor
+
+def training_images(data, state: TrainState, batch: Batch) -> Array:
+    """What the network sees in training: the views mirrored, without their mean, their colours shifted, divided.
+
+    Args:
+      data: the configuration's `data` section.
+      state: has the mean canvas, lighting's axes and the run's key.
+      batch: as the loaders yield them.
+    """
+    images = evaluation_images(data, state.mean, batch, divided=False)
+    if data.lighting != "none":
+        # A stream of its own, in which an image has the same draw whatever step and batch it stands in.
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), LIGHTING)
+        normals = lighting.normal_draws(key, batch["epoch"], batch["row"], images.shape[-1])
+        scale = lighting.image_scale(data.lighting, data.lighting_strength)
+        images = lighting.light(images, lighting.colour_shifts(normals, state.colours), scale)
+    return images / data.divisor
+
+
+def evaluation_images(data, mean: Array, batch: Batch, divided: bool = True) -> Array:
+    """What the network sees in an evaluation: the views mirrored where asked, without their mean, divided."""
+    images = subtract_mean(batch["image"], mean, batch["offset"], batch["flip"], data.mean_position)
+    return images / data.divisor if divided else images
 
 
 def train_step(
@@ -29,17 +54,17 @@ def train_step(
     network: Network,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
-    divisor: float = 1.0,
+    data,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Maps the state and a batch to the next state and the step's measurements.
 
     Args:
       state: where the training stands.
-      batch: as `data.pipeline.training_batches` yields them.
+      batch: as the loaders yield them. Rows that are not valid take no part in the loss.
       network: the network that is trained.
       optimizer: that of `optimizer.create`.
       rate: its learning rate at each step.
-      divisor: what pixels are divided by after the mean is subtracted.
+      data: the configuration's `data` section.
 
     Returns:
       The new state, and scalars: `loss` (mean over the batch), `error` (top-1, a share), `learning_rate`,
@@ -47,17 +72,17 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     context = Context(train=True, key=key, examples=jnp.arange(batch["label"].shape[0]))
-    images = _images(state.mean, batch, divisor)
+    images, valid = training_images(data, state, batch), batch["valid"]
 
     def loss_of(params):
         logits, batch_stats = network.apply(params, state.batch_stats, images, context)
-        return jnp.mean(softmax_cross_entropy(logits, batch["label"])), (logits, batch_stats)
+        return jnp.mean(softmax_cross_entropy(logits, batch["label"]), where=valid), (logits, batch_stats)
 
     (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     measured = {
         "loss": loss,
-        "error": 1 - jnp.mean(in_top_k(logits, batch["label"], 1), dtype=jnp.float32),
+        "error": 1 - jnp.mean(in_top_k(logits, batch["label"], 1), dtype=jnp.float32, where=valid),
         "learning_rate": rate(state.step),
         "gradient_norm": optax.tree.norm(gradients),
     }
@@ -68,16 +93,15 @@ def train_step(
         opt_state=opt_state,
         key=state.key,
         mean=state.mean,
+        colours=state.colours,
     )
     # Of the result: a finite gradient can still throw the parameters out of their type's range.
     return new, measured | {"parameter_norm": optax.tree.norm((new.params, new.batch_stats))}
 
 
-def evaluation_step(
-    params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch, *, network: Network, divisor: float = 1.0
-) -> Batch:
+def evaluation_step(params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch, *, network: Network, data) -> Batch:
     """Sums over the valid rows of a batch: `loss`, `top1_errors`, `top5_errors` and `examples`."""
-    logits, _ = network.apply(params, batch_stats, _images(mean, batch, divisor))
+    logits, _ = network.apply(params, batch_stats, evaluation_images(data, mean, batch))
     labels, valid = batch["label"], batch["valid"]
     wrong = {f"top{k}_errors": jnp.sum(valid & ~in_top_k(logits, labels, k), dtype=jnp.int32) for k in (1, 5)}
     losses = jnp.where(valid, softmax_cross_entropy(logits, labels), 0)
@@ -85,25 +109,56 @@ def evaluation_step(
 
 
 def compile_train_step(
-    network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, mesh: Mesh, divisor: float = 1.0
+    network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, mesh: Mesh, data
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """`train_step` over a mesh: the state on every device, the batch split. The old state's memory is reused."""
     everywhere, split = mesh_lib.replicated(mesh), mesh_lib.split_batch(mesh)
     return jax.jit(
-        functools.partial(train_step, network=network, optimizer=optimizer, rate=rate, divisor=divisor),
+        functools.partial(train_step, network=network, optimizer=optimizer, rate=rate, data=data),
         in_shardings=(everywhere, split),
         out_shardings=everywhere,
         donate_argnums=0,
     )
 
 
-def compile_evaluation_step(
-    network: Network, mesh: Mesh, divisor: float = 1.0
-) -> Callable[[PyTree, PyTree, Array, Batch], Batch]:
+def compile_resident_steps(
+    network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, mesh: Mesh, config
+) -> Callable[[TrainState, dict[str, Array], Array, Array, int], tuple[TrainState, dict[str, Array]]]:
+    """Several training steps in one call, each on a batch that is drawn and cut on the device.
+
+    Returns:
+      A function of the state, the arrays of `data.arrays.Resident.on_device`, the epoch and the place of the first
+      example (int32 []), and the number of steps; it returns the state and the measurements, each [steps].
+    """
+    data, size = config.data, config.train.batch_size
+    everywhere, split = mesh_lib.replicated(mesh), mesh_lib.split_batch(mesh)
+
+    def steps(state, arrays, epoch, place, count):
+        def one(state, number):
+            begin = place + number * size
+            batch = resident.batch(data, arrays, config.seed, epoch, begin, size)
+            batch = jax.lax.with_sharding_constraint(batch, split)
+            return train_step(state, batch, network=network, optimizer=optimizer, rate=rate, data=data)
+
+        if count == 1:
+            state, measured = one(state, 0)
+            return state, jax.tree.map(lambda value: jnp.reshape(value, (1,)), measured)
+        return jax.lax.scan(one, state, jnp.arange(count, dtype=jnp.int32))
+
+    return jax.jit(
+        steps,
+        static_argnums=4,
+        in_shardings=(everywhere, everywhere, everywhere, everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+
+
+def compile_evaluation_step(network: Network, mesh: Mesh, data) -> Callable[[PyTree, PyTree, Array, Batch], Batch]:
     """`evaluation_step` over a mesh: everything on every device, but the batch split."""
     everywhere, split = mesh_lib.replicated(mesh), mesh_lib.split_batch(mesh)
     return jax.jit(
-        functools.partial(evaluation_step, network=network, divisor=divisor),
+        functools.partial(evaluation_step, network=network, data=data),
         in_shardings=(everywhere, everywhere, everywhere, split),
         out_shardings=everywhere,
     )

@@ -5,13 +5,12 @@ import fcntl
 import json
 import os
 import statistics
-import zlib
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from alexnet_resnet import config as config_lib
-from alexnet_resnet.data.sources import Examples
+from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.errors import UserError
 
 CONFIG, DATASET, METRICS, LOCK = "config.json", "dataset.json", "metrics.jsonl", "lock"
@@ -81,15 +80,14 @@ def claim(workdir: str, config: ConfigDict, dataset: dict) -> Iterator[None]:
         yield
 
 
-def describe(examples: Examples) -> dict:
+def describe(examples: Examples | EncodedExamples) -> dict:
     """What judging other images needs of the training examples, and what tells them from others."""
-    images = b"".join(examples.images[:64]) if examples.encoded else examples.images[:64].tobytes()
     return {
         "label_names": list(examples.label_names),
         # Height and width of images that were arrays; none of those that were encoded.
         "array_shape": None if examples.encoded else list(examples.images.shape[1:3]),
         "examples": len(examples),
-        "checksum": zlib.crc32(images, zlib.crc32(examples.labels.tobytes())),
+        "checksum": examples.checksum(),
     }
 
 
@@ -112,7 +110,10 @@ def read_config(workdir: str) -> ConfigDict:
     try:
         # Fields that are newer than the run have their defaults, which always mean what was done before them.
         config = config_lib.default(found["model"]["name"])
-        found["optimizer"]["boundaries"] = tuple(found["optimizer"]["boundaries"])
+        for section, fields in found.items():
+            if isinstance(fields, dict):
+                # JSON has lists only.
+                found[section] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
         config.update(found)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"workdir={workdir!r}: expected a run's configuration in {CONFIG} ({error}).") from error

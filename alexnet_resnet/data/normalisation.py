@@ -1,0 +1,77 @@
+"""What a training split says of its colours: the mean canvas, and the axes along which lighting shifts them."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from alexnet_resnet.data import statistics
+from alexnet_resnet.data.examples import EncodedExamples, Examples
+from alexnet_resnet.ops import lighting
+
+
+def measure(
+    data, examples: Examples | EncodedExamples, canvases: Callable, say: Callable[[str], None] = lambda text: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean canvas and the lighting's axes that a configuration asks for.
+
+    Args:
+      data: the configuration's `data` section.
+      examples: the training split.
+      canvases: from the numbers of some examples to batches of their whole canvases (see `loaders`).
+      say: called with a line before and during what takes long.
+
+    Returns:
+      The mean, float32 in grey levels: [canvas, canvas, C], one value a channel everywhere for 'per_channel'; [1, 1, C]
+      zeros for 'none'. The frame that arrays get on their canvas is zero in the mean as in the images. And float32
+      [C, C]: row i is the shift along axis i for a draw of one, zeros without lighting.
+    """
+    found = None
+    if data.lighting != "none" and data.lighting_statistics == "dataset":
+        found = colours = _statistics(data, examples, canvases, say)
+    elif data.lighting != "none":
+        colours = lighting.STATISTICS[data.lighting_statistics]
+    axes = np.zeros((examples.channels, examples.channels))
+    if data.lighting != "none":
+        axes = lighting.shift_axes(data.lighting, colours.eigenvalues, colours.eigenvectors, data.lighting_strength)
+    if data.mean == "none":
+        mean = np.zeros((1, 1, examples.channels))
+    elif examples.encoded or found:
+        mean = (found or _statistics(data, examples, canvases, say)).mean_image
+    else:
+        mean = statistics.mean_of_arrays(_chosen(data, examples))
+    if data.mean == "per_channel":
+        mean = np.broadcast_to(mean.mean((0, 1)), mean.shape)
+    if data.mean != "none":
+        room = [data.canvas_size - side for side in mean.shape[:2]]
+        mean = np.pad(mean, [*((r // 2, r - r // 2) for r in room), (0, 0)])
+    return mean.astype(np.float32), np.asarray(axes, np.float32)
+
+
+def _rows(data, examples) -> np.ndarray:
+    """The examples that the statistics are taken over."""
+    count = min(data.mean_examples or len(examples), len(examples))
+    return np.linspace(0, len(examples) - 1, count).astype(np.int64)
+
+
+def _chosen(data, examples: Examples) -> np.ndarray:
+    rows = _rows(data, examples)
+    return examples.images if len(rows) == len(examples) else examples.images[rows]
+
+
+def _statistics(data, examples, canvases, say) -> statistics.Statistics:
+    if not examples.encoded:
+        return statistics.of_arrays(_chosen(data, examples))
+    if examples.statistics:
+        prepared = statistics.read(examples.statistics)
+        if len(prepared.mean_image) == data.canvas_size:
+            return prepared
+    rows = _rows(data, examples)
+    say(f"{examples.name}: taking the mean over {len(rows):,} images")
+    sums, told = statistics.Sums(data.canvas_size, examples.channels), 0
+    for batch in canvases(rows):
+        for image in batch["image"][batch["valid"]]:
+            sums.add(image)
+        if sums.images - told >= 5000:
+            told = sums.images
+            say(f"{examples.name}: {told:,} of {len(rows):,} images")
+    return sums.statistics()
