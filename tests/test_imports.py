@@ -24,6 +24,21 @@ def imports(path):
                 yield from (f"alexnet_resnet.{alias.name}" for alias in node.names)
 
 
+def is_command(path):
+    """Whether a file is run, not imported: those at the top, and one that stands beside what it shows."""
+    return "cli.run(main" in path.read_text()
+
+
+def file_of(module):
+    return PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+
+
+def test_these_are_the_commands():
+    commands = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if is_command(path)}
+    named = {"train.py", "evaluate.py", "predict.py", "summarize.py", "prepare.py", "data/show.py"}
+    assert commands == named, "a command may import everything: a new one is named here"
+
+
 def room(module):
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else None
@@ -31,10 +46,12 @@ def room(module):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_downwards(path):
-    own = path.relative_to(PACKAGE).parts[0]
+    own = "commands" if is_command(path) else path.relative_to(PACKAGE).parts[0]
     floor = {name: number for number, names in enumerate(FLOORS) for name in names}
     for module in imports(path):
         assert not module.startswith(("configs", "experiments", "tests")), module
+        if module.startswith("alexnet_resnet.") and file_of(module).exists():
+            assert not is_command(file_of(module)), f"{path.name} imports the command {module}"
         if own in floor and module.startswith("alexnet_resnet"):
             other = room(module)
             assert other is None or floor[other] <= floor[own], f"{path.name} imports {module}"
@@ -42,8 +59,6 @@ def test_imports_go_downwards(path):
                 assert other in (None, "ops")
             if own in ("models", "data"):
                 assert other not in {"models", "data"} - {own}, f"{own} must not know {other}"
-            command = PACKAGE / f"{module.split('.')[-1]}.py"
-            assert not (other is None and command.exists() and "cli.run(main)" in command.read_text()), module
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -57,7 +72,7 @@ def test_everything_but_the_tf_pipeline_imports_without_tensorflow():
     modules = [
         "alexnet_resnet." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name != "__init__.py" and "cli.run(main)" not in path.read_text()
+        if path.name != "__init__.py" and not is_command(path)
     ]
     modules.remove("alexnet_resnet.data.pipeline")
     code = (
