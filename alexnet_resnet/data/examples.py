@@ -113,7 +113,7 @@ class EncodedExamples:
 class InMemory:
     """A store of encoded images that are there already."""
 
-    def __init__(self, images: Sequence[bytes], labels: Sequence[int]):
+    def __init__(self, images: Sequence[bytes], labels: Sequence[int] | np.ndarray):
         self._images, self._labels = images, labels
 
     def __len__(self) -> int:

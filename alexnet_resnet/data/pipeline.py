@@ -163,21 +163,27 @@ class Pipeline:
                 raise
 
         def decoded(image, window, ratio):
-            return lambda: tf.image.decode_and_crop_jpeg(image, window, channels=3, ratio=ratio, dct_method=DCT)
+            return tf.image.decode_and_crop_jpeg(image, window, channels=3, ratio=ratio, dct_method=DCT)
+
+        def halved(image, window, ratio):
+            return lambda: _resized(decoded(image, window, ratio), size, self._data.antialias)
+
+        def whole(image, window):
+            part = tf.slice(
+                tf.io.decode_png(image, channels=3), [*tf.unstack(window[:2]), 0], [*tf.unstack(window[2:]), 3]
+            )
+            # No decoder has halved it, and these are few.
+            return _resized(part, size, antialias=True)
 
         def general(image, window, way):
-            def cut():
-                whole = tf.io.decode_png(image, channels=3)
-                return tf.slice(whole, [window[0], window[1], 0], [window[2], window[3], 3])
-
-            branches = [*(decoded(image, window, ratio) for ratio in views.REDUCTIONS), cut]
-            return _resized(tf.switch_case(way, branches), size, self._data.antialias)
+            branches = [halved(image, window, ratio) for ratio in views.REDUCTIONS]
+            return tf.switch_case(way, [*branches, lambda: whole(image, window)])
 
         def view(image, window_and_way):
             window, way = window_and_way[:4], window_and_way[4]
             # Nearly all views of prepared images take the first way: few operations, few microseconds.
-            pixels = tf.cond(way == AS_IT_IS, decoded(image, window, 1), lambda: general(image, window, way))
-            return tf.ensure_shape(pixels, [size, size, 3])
+            as_it_is, other = lambda: decoded(image, window, 1), lambda: general(image, window, way)
+            return tf.ensure_shape(tf.cond(way == AS_IT_IS, as_it_is, other), [size, size, 3])
 
         signature = tf.TensorSpec([count], tf.string), tf.TensorSpec([count, 5], tf.int32)
         for images in _run(fields, signature, view, count):

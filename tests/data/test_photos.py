@@ -126,8 +126,8 @@ def test_the_central_square_keeps_the_centre(height, width):
 def test_the_central_square_is_what_the_training_pipeline_makes(tmp_path, height, width):
     """The view that a network is asked with is the one that it was trained and judged with."""
     from alexnet_resnet import config as config_lib
-    from alexnet_resnet.data import pipeline
-    from alexnet_resnet.data.sources import Examples
+    from alexnet_resnet.data import loaders
+    from alexnet_resnet.data.examples import EncodedExamples, InMemory
 
     rows, columns = np.mgrid[0:height, 0:width]
     smooth = np.stack([rows * 255 / height, columns * 255 / width, (rows + columns) * 127 / (height + width)], -1)
@@ -135,10 +135,11 @@ def test_the_central_square_is_what_the_training_pipeline_makes(tmp_path, height
     data = config_lib.default("resnet_cifar").data
     data.update(canvas_size=32, image_size=32)
     with open(path, "rb") as file:
-        examples = Examples([file.read()], np.zeros(1, np.int32), ("a", "b"), "one")
-    (batch,) = pipeline.evaluation_batches(data, examples, 1)
+        examples = EncodedExamples(InMemory([file.read()], [0]), range(1), ("a", "b"), "one")
+    (batch,) = loaders.create(data, examples).evaluation_batches(1)
     difference = np.abs(photos.centre_square(photos.read(path), 32).astype(int) - batch["image"][0])
-    assert difference.max() <= 2, "the two round differently, no more"
+    # The two round differently, and training cuts at whole pixels of the image before it resizes: half a pixel at most.
+    assert difference.max() <= 2 + 0.5 * 255 / min(height, width)
 
 
 def test_imagenet_has_a_thousand_different_names():

@@ -34,6 +34,7 @@ def make_state(mesh, step, scale=1.0):
         opt_state=({"trace": params}, place(jnp.int32(step))),
         key=place(jnp.array([1, 2**31], jnp.uint32)),
         mean=place(jnp.zeros((1, 1, 3))),
+        colours=place(jnp.zeros((3, 3))),
     )
 
 

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from alexnet_resnet import config as config_lib
-from alexnet_resnet.data.sources import Examples
+from alexnet_resnet.data import loaders
+from alexnet_resnet.data.examples import Examples
 from alexnet_resnet.evaluation.classification import Evaluator, padded_batch_size
 from alexnet_resnet.models import Context
 from alexnet_resnet.parallel import mesh as mesh_lib
@@ -44,12 +45,14 @@ def make_batch(seed=0, size=16, image=8, classes=10):
         "offset": random.integers(0, 5, (size, 2)).astype(np.int32),
         "flip": random.random(size) < 0.5,
         "valid": np.ones(size, bool),
+        "row": np.arange(size, dtype=np.int32),
+        "epoch": np.zeros(size, np.int32),
     }
 
 
 def fresh(network, optimizer, mean=None):
     mean = jnp.full((12, 12, 3), 120.0) if mean is None else mean
-    return jax.jit(lambda m: state_lib.create(network, optimizer, 0, m))(mean)
+    return jax.jit(lambda m: state_lib.create(network, optimizer, 0, m, jnp.zeros((3, 3))))(mean)
 
 
 def test_a_step_is_the_gradient_of_the_mean_loss_and_the_optimizers_update():
@@ -59,7 +62,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss_and_the_optimizers_update():
     images = []
     for image, (top, left), flip in zip(batch["image"], batch["offset"], batch["flip"], strict=True):
         part = canvas_mean[top : top + 8, left : left + 8]
-        images.append(image - (part[:, ::-1] if flip else part))
+        images.append((image - part)[:, ::-1] if flip else image - part)
     images = jnp.asarray(np.array(images), jnp.float32)
 
     def loss_of(params):
@@ -73,7 +76,9 @@ def test_a_step_is_the_gradient_of_the_mean_loss_and_the_optimizers_update():
     expected = optax.apply_updates(state.params, updates)
 
     new, measured = jax.jit(
-        lambda state, batch: step_lib.train_step(state, batch, network=network, optimizer=optimizer, rate=rate)
+        lambda state, batch: step_lib.train_step(
+            state, batch, network=network, optimizer=optimizer, rate=rate, data=config.data
+        )
     )(state, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), new.params, expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), new.batch_stats, stats)
@@ -91,10 +96,10 @@ def test_one_device_and_eight_take_the_same_steps(model):
     with jax.enable_x64(True):
         finals = []
         for mesh in (one_device(), eight_devices()):
-            _, network, optimizer, rate = make(dtype="float64", **model)
+            config, network, optimizer, rate = make(dtype="float64", **model)
             state = fresh(network, optimizer)
             state = jax.device_put(state, mesh_lib.replicated(mesh))
-            step = step_lib.compile_train_step(network, optimizer, rate, mesh)
+            step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data)
             for seed in range(3):
                 state, _ = step(state, mesh_lib.put_batch(make_batch(seed), mesh))
             finals.append(jax.device_get(state.params))
@@ -103,9 +108,9 @@ def test_one_device_and_eight_take_the_same_steps(model):
 
 
 def test_a_step_compiles_once_and_moves_only_gradients_between_devices():
-    _, network, optimizer, rate = make()
+    config, network, optimizer, rate = make()
     mesh = eight_devices()
-    step = step_lib.compile_train_step(network, optimizer, rate, mesh)
+    step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data)
     state = jax.device_put(fresh(network, optimizer), mesh_lib.replicated(mesh))
     for seed in range(3):
         state, _ = step(state, mesh_lib.put_batch(make_batch(seed), mesh))
@@ -128,7 +133,8 @@ def test_dropout_draws_differ_by_step_and_repeat_by_seed():
     @jax.jit
     def loss_at(step):
         at = state_lib.TrainState(**{**vars(state), "step": step})
-        return step_lib.train_step(at, batch, network=network, optimizer=optimizer, rate=lambda s: s * 0.0)[1]["loss"]
+        fixed = dict(network=network, optimizer=optimizer, rate=lambda s: s * 0.0, data=config.data)
+        return step_lib.train_step(at, batch, **fixed)[1]["loss"]
 
     losses = [float(loss_at(jnp.int32(step))) for step in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
@@ -166,8 +172,45 @@ def test_evaluation_pads_what_the_network_pads():
     config, network, optimizer, _ = make()
     config.data.mean = "none"
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
-    from alexnet_resnet.data import pipeline
-
-    batch = next(pipeline.evaluation_batches(config.data, Examples(images, np.zeros(4, np.int32), ("a",) * 10, ""), 4))
+    examples = Examples(images, np.zeros(4, np.int32), ("a",) * 10, "")
+    batch = next(loaders.create(config.data, examples).evaluation_batches(4))
     np.testing.assert_array_equal(batch["image"], images)
     assert list(itertools.islice(batch["offset"], 1))[0].tolist() == [2, 2]
+
+
+def test_rows_that_cannot_be_read_take_no_part_in_the_loss():
+    config, network, optimizer, rate = make()
+    state, batch = fresh(network, optimizer), make_batch()
+    step = jax.jit(
+        lambda state, batch: step_lib.train_step(
+            state, batch, network=network, optimizer=optimizer, rate=rate, data=config.data
+        )
+    )
+    batch["valid"][3] = False
+    relabelled = {**batch, "label": batch["label"].copy()}
+    relabelled["label"][3] = (relabelled["label"][3] + 1) % 10
+    (one, measured), (other, _) = step(state, batch), step(state, relabelled)
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    whole = step(state, make_batch())[1]
+    assert float(measured["loss"]) != float(whole["loss"])
+
+
+@pytest.mark.parametrize("convention", ["as_run", "unit_range", "as_written"])
+def test_lighting_shifts_training_images_by_one_colour_each_and_evaluation_by_none(convention):
+    from alexnet_resnet.ops import lighting
+
+    config, network, optimizer, _ = make()
+    config.data.update(lighting=convention, divisor=2.0)
+    axes = lighting.shift_axes(convention, *lighting.AUTHOR, 0.1)
+    mean = jnp.full((12, 12, 3), 120.0)
+    state = jax.jit(lambda m: state_lib.create(network, optimizer, 0, m, jnp.asarray(axes)))(mean)
+    batch = make_batch()
+    plain = np.asarray(step_lib.evaluation_images(config.data, state.mean, batch)) * 2
+    lit = np.asarray(step_lib.training_images(config.data, state, batch)) * 2
+    shifts = lit * (1.1 if convention == "as_run" else 1) - plain
+    np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:, :1, :1], shifts.shape), atol=1e-3)
+    # Another epoch, another draw; another place in the batch, the same.
+    again = np.asarray(step_lib.training_images(config.data, state, jax.tree.map(lambda a: a[::-1], batch))) * 2
+    np.testing.assert_allclose(again[::-1], lit, rtol=1e-6, atol=1e-3)
+    later = np.asarray(step_lib.training_images(config.data, state, {**batch, "epoch": batch["epoch"] + 1})) * 2
+    assert not np.allclose(later, lit, atol=1e-2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_resnet import config as config_lib
-from alexnet_resnet.data.sources import Examples
+from alexnet_resnet.data.examples import Examples
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.training import workdir as workdir_lib
 
