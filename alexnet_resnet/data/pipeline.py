@@ -1,6 +1,7 @@
 """tf.data pipelines: decode what the view needs, resize, batch. Bytes (uint8) come out, as numpy arrays."""
 
 import collections
+import dataclasses
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from alexnet_resnet.data import plan, views
 from alexnet_resnet.data.arrays import margins
 from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.data.faults import Faults
-from alexnet_resnet.data.reading import Reader
+from alexnet_resnet.data.reading import Read, Reader
 
 # TensorFlow only reads here; the accelerators belong to JAX.
 tf.config.set_visible_devices([], "GPU")
@@ -118,45 +119,75 @@ class Pipeline:
 
         return self._batches(batches, windows, size, len(range(batch_size)[share]), True)
 
+    def whole_images(self, side: int, batch_size: int) -> Batches:
+        """Every encoded image once as a whole, its shorter side brought to `side` (`views.whole_image`).
+
+        The images of a batch have one shape, so they come in the order in which their shapes fill a batch; `row` tells
+        which they are. The last ones of every shape are filled up as invalid.
+
+        Args:
+          side: of the shorter side.
+          batch_size: examples a batch.
+        """
+
+        def groups(skip: int) -> Iterator[_Group]:
+            return itertools.islice(self._by_shape(side, batch_size), skip, None)
+
+        return self._from_encoded(groups, batch_size)
+
+    def _by_shape(self, side: int, batch_size: int) -> Iterator["_Group"]:
+        waiting = collections.defaultdict(list)
+        for batch, read in self._reader.batches(plan.evaluation_batches(len(self._examples), batch_size, 0)):
+            for place in np.flatnonzero(batch.valid & read.good):
+                window, shape = views.whole_image(*read.sizes[place].tolist(), side)
+                waiting[shape].append((batch.rows[place], read.one(place), window))
+                if len(waiting[shape]) == batch_size:
+                    yield _Group.of(waiting.pop(shape), shape, batch_size)
+        for shape, few in waiting.items():
+            yield _Group.of(few, shape, batch_size)
+
     def _batches(
         self, batches: Callable[[int], Iterator[plan.Batch]], windows, size: int, count: int, from_canvas: bool
     ) -> Batches:
-        """Batches of `count`, planned by `batches` from a number of them on."""
+        """Batches of `count` squares, planned by `batches` from a number of them on."""
         if not self._examples.encoded:
-            yield from self._from_arrays(batches(0), windows, size, count, from_canvas)
-            return
+            return self._from_arrays(batches(0), windows, size, count, from_canvas)
+
+        def groups(skip: int) -> Iterator[_Group]:
+            for batch, read in self._reader.batches(batches(skip)):
+                yield _Group(batch, read, windows(batch, read.sizes), (size, size))
+
+        return self._from_encoded(groups, count)
+
+    def _from_encoded(self, groups: Callable[[int], Iterator["_Group"]], count: int) -> Batches:
         done = 0
         while True:
             trouble = []
             try:
-                for batch in self._from_encoded(batches(done), windows, size, count, trouble):
+                for batch in self._decoded(groups(done), count, trouble):
                     yield batch
                     done += 1
                 return
             except tf.errors.OpError:
                 if trouble:
                     raise trouble[0] from None
-                self._mend(next(batches(done)))
+                # Which of the batch's images it was is found out, and the pipeline starts again from that batch.
+                self._mend(next(groups(done)).batch.rows)
 
-    def _mend(self, batch: plan.Batch) -> None:
-        """Finds out what in a batch could not be decoded. The pipeline then starts again from that batch."""
+    def _mend(self, rows: np.ndarray) -> None:
         decode = lambda image: tf.io.decode_jpeg(image, channels=3, dct_method=DCT)  # noqa: E731
-        if not sum(self._reader.mend(int(index), decode) for index in set(batch.rows.tolist())):
+        if not sum(self._reader.mend(index, decode) for index in set(rows.tolist())):
             raise RuntimeError(f"{self._examples.name}: the decoder stopped at images that it can decode one by one.")
 
-    def _from_encoded(self, batches, windows, size: int, count: int, trouble: list) -> Batches:
+    def _decoded(self, groups: Iterator["_Group"], count: int, trouble: list) -> Batches:
+        """Decodes the groups, each of `count` examples; an exception of theirs is left in `trouble`."""
         planned = collections.deque()
 
         def fields():
             try:
-                for batch, read in self._reader.batches(batches):
-                    planned.append((batch, read.labels, batch.valid & read.good))
-                    window = windows(batch, read.sizes)
-                    reductions = np.where(read.jpegs, views.reduction(window, size), 1)
-                    window = views.reduced(window, reductions, *read.sizes.T)
-                    ways = np.where(read.jpegs, np.searchsorted(views.REDUCTIONS, reductions), CUT)
-                    ways[(ways == 0) & (window[:, 2:] == size).all(1)] = AS_IT_IS
-                    yield read.images, np.column_stack([window, ways]).astype(np.int32)
+                for group in groups:
+                    planned.append(group)
+                    yield group.read.images, group.orders()
             except Exception as error:
                 # TensorFlow would hand on its text only.
                 trouble.append(error)
@@ -165,30 +196,29 @@ class Pipeline:
         def decoded(image, window, ratio):
             return tf.image.decode_and_crop_jpeg(image, window, channels=3, ratio=ratio, dct_method=DCT)
 
-        def halved(image, window, ratio):
-            return lambda: _resized(decoded(image, window, ratio), size, self._data.antialias)
+        def halved(image, window, shape, ratio):
+            return lambda: _resized(decoded(image, window, ratio), shape, self._data.antialias)
 
-        def whole(image, window):
-            part = tf.slice(
-                tf.io.decode_png(image, channels=3), [*tf.unstack(window[:2]), 0], [*tf.unstack(window[2:]), 3]
-            )
+        def whole(image, window, shape):
+            part = tf.slice(tf.io.decode_png(image, channels=3), [window[0], window[1], 0], [window[2], window[3], 3])
             # No decoder has halved it, and these are few.
-            return _resized(part, size, antialias=True)
+            return _resized(part, shape, antialias=True)
 
-        def general(image, window, way):
-            branches = [halved(image, window, ratio) for ratio in views.REDUCTIONS]
-            return tf.switch_case(way, [*branches, lambda: whole(image, window)])
+        def general(image, window, shape, way):
+            branches = [halved(image, window, shape, ratio) for ratio in views.REDUCTIONS]
+            return tf.switch_case(way, [*branches, lambda: whole(image, window, shape)])
 
-        def view(image, window_and_way):
-            window, way = window_and_way[:4], window_and_way[4]
+        def view(image, order):
+            window, shape, way = order[:4], order[4:6], order[6]
             # Nearly all views of prepared images take the first way: few operations, few microseconds.
-            as_it_is, other = lambda: decoded(image, window, 1), lambda: general(image, window, way)
-            return tf.ensure_shape(tf.cond(way == AS_IT_IS, as_it_is, other), [size, size, 3])
+            return tf.cond(
+                way == AS_IT_IS, lambda: decoded(image, window, 1), lambda: general(image, window, shape, way)
+            )
 
-        signature = tf.TensorSpec([count], tf.string), tf.TensorSpec([count, 5], tf.int32)
+        signature = tf.TensorSpec([count], tf.string), tf.TensorSpec([count, 7], tf.int32)
         for images in _run(fields, signature, view, count):
-            batch, labels, valid = planned.popleft()
-            yield batch.with_views(images, labels, valid)
+            group = planned.popleft()
+            yield group.batch.with_views(images, group.read.labels, group.batch.valid & group.read.good)
 
     def _from_arrays(self, batches, windows, size: int, count: int, from_canvas: bool) -> Batches:
         data, examples = self._data, self._examples
@@ -211,13 +241,40 @@ class Pipeline:
                 image = tf.pad(image, [[top, bottom], [left, right], [0, 0]])
             part = tf.slice(image, [window[0], window[1], 0], [window[2], window[3], channels])
             return tf.ensure_shape(
-                part if from_canvas else _resized(part, size, data.antialias), [size, size, channels]
+                part if from_canvas else _resized(part, [size, size], data.antialias), [size, size, channels]
             )
 
         signature = tf.TensorSpec([count], tf.int32), tf.TensorSpec([count, 4], tf.int32)
         for seen in _run(fields, signature, view, count):
             batch = planned.popleft()
             yield batch.with_views(seen, examples.labels[batch.rows], batch.valid)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Encoded images that become one batch: what was planned and read of them, their windows and their common shape."""
+
+    batch: plan.Batch
+    read: Read
+    windows: np.ndarray
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, waiting: list[tuple[int, Read, tuple]], shape: tuple[int, int], count: int) -> "_Group":
+        """A group of images that have waited for it, the first repeated as invalid until there are `count`."""
+        filled = waiting + waiting[:1] * (count - len(waiting))
+        rows, read, windows = zip(*filled, strict=True)
+        batch = plan.unmoved(np.array(rows, np.int32), np.arange(count) < len(waiting))
+        return cls(batch, Read.joined(read), np.array(windows), shape)
+
+    def orders(self) -> np.ndarray:
+        """Each example's window (after the decoder's halvings), the shape it gets, and the way there, int32 [B, 7]."""
+        jpegs, shapes = self.read.jpegs, np.broadcast_to(self.shape, (len(self.windows), 2))
+        reductions = np.where(jpegs, views.reduction(self.windows, shapes), 1)
+        windows = views.reduced(self.windows, reductions, *self.read.sizes.T)
+        ways = np.where(jpegs, np.searchsorted(views.REDUCTIONS, reductions), CUT)
+        ways[(ways == 0) & (windows[:, 2:] == shapes).all(1)] = AS_IT_IS
+        return np.column_stack([windows, shapes, ways]).astype(np.int32)
 
 
 def _run(fields: Callable, signature: tuple, view: Callable, count: int) -> Iterator[np.ndarray]:
@@ -235,18 +292,17 @@ def _run(fields: Callable, signature: tuple, view: Callable, count: int) -> Iter
     )
 
 
-def _resized(image: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
-    """A window as a square of bytes; one that has this size already stays as it is."""
+def _resized(image: tf.Tensor, shape, antialias: bool) -> tf.Tensor:
+    """A window as bytes of a height and width; one that has them already stays as it is."""
 
     def resize():
         if antialias:
-            resized = tf.image.resize(image, [size, size], antialias=True)
+            resized = tf.image.resize(image, shape, antialias=True)
         else:
-            resized = tf.raw_ops.ResizeBilinear(images=image[None], size=[size, size], half_pixel_centers=True)[0]
+            resized = tf.raw_ops.ResizeBilinear(images=image[None], size=shape, half_pixel_centers=True)[0]
         return tf.cast(resized + 0.5, tf.uint8)
 
-    shape = tf.shape(image)
-    return tf.cond((shape[0] == size) & (shape[1] == size), lambda: image, resize)
+    return tf.cond(tf.reduce_all(tf.shape(image)[:2] == shape), lambda: image, resize)
 
 
 # One copy of each split in TensorFlow's memory, however often it is read.

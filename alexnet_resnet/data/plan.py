@@ -108,10 +108,11 @@ def evaluation_batches(examples: int, batch_size: int, offset: int, share: slice
     for start in range(0, examples, batch_size):
         places = np.arange(start, start + batch_size)[share]
         valid = places < examples
-        yield Batch(
-            rows=np.where(valid, places, 0).astype(np.int32),
-            epochs=np.zeros(len(places), np.int32),
-            offsets=np.full((len(places), 2), offset, np.int32),
-            flips=np.zeros(len(places), bool),
-            valid=valid,
-        )
+        yield unmoved(np.where(valid, places, 0).astype(np.int32), valid, offset)
+
+
+def unmoved(rows: np.ndarray, valid: np.ndarray, offset: int = 0) -> Batch:
+    """A batch without anything drawn: every crop begins at `offset` on both axes and none is mirrored."""
+    count = len(rows)
+    offsets = np.full((count, 2), offset, np.int32)
+    return Batch(rows, np.zeros(count, np.int32), offsets, np.zeros(count, bool), valid)

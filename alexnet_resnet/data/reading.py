@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -39,6 +39,17 @@ class Read:
     jpegs: np.ndarray
     good: np.ndarray
 
+    def one(self, place: int) -> "Read":
+        """One of them, as a batch of its own."""
+        part = slice(place, place + 1)
+        return Read(*(getattr(self, field.name)[part] for field in dataclasses.fields(self)))
+
+    @staticmethod
+    def joined(parts: Sequence["Read"]) -> "Read":
+        """Several batches as one."""
+        names = [field.name for field in dataclasses.fields(Read)]
+        return Read(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
 
 class Reader:
     """Reads the examples of one split.
@@ -69,15 +80,15 @@ class Reader:
                     outstanding += len(batch.rows)
                     if outstanding >= AHEAD:
                         outstanding -= len(waiting[0][0].rows)
-                        yield self._joined(*waiting.popleft())
+                        yield self._gathered(*waiting.popleft())
                 while waiting:
-                    yield self._joined(*waiting.popleft())
+                    yield self._gathered(*waiting.popleft())
             finally:
                 for _, futures in waiting:
                     for future in futures:
                         future.cancel()
 
-    def _joined(self, batch: plan.Batch, futures) -> tuple[plan.Batch, Read]:
+    def _gathered(self, batch: plan.Batch, futures) -> tuple[plan.Batch, Read]:
         rows = [row for future in futures for row in future.result()]
         images = np.empty(len(rows), object)
         images[:] = [row[0] for row in rows]
