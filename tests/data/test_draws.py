@@ -82,7 +82,7 @@ def test_a_word_is_one_call_with_the_seed_the_epoch_the_example_and_the_purpose(
             assert tuple(words) == threefry_of_the_paper((seed, int(epoch)), (int(example), purpose))
 
 
-@pytest.mark.parametrize("count", [1, 3, 1797, 50_000])
+@pytest.mark.parametrize("count", [1, 3, 50_000])
 def test_numpy_and_jax_draw_the_same_bits(count):
     random = np.random.default_rng(count)
     epochs, places = random.integers(0, 100, 200, np.int32), random.integers(0, count, 200, np.int32)

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -180,13 +179,3 @@ def test_without_crops_or_flips_the_order_and_the_other_draws_stay(crop, flip, c
     np.testing.assert_array_equal(batch.offsets, both.offsets if crop else middle)
     np.testing.assert_array_equal(batch.flips, both.flips if flip else False)
     assert batch.offsets.shape == (120, 2) and batch.flips.dtype == bool
-
-
-def test_a_device_draws_what_a_host_draws():
-    of = data(canvas_size=41)
-    epochs, places = np.divmod(np.arange(900, dtype=np.int32), 97)
-    host = plan.draw(of, 97, 6, epochs, places)
-    device = jax.jit(lambda *where: plan.draw(of, 97, 6, *where))(epochs, places)
-    for a, b in zip(host, device, strict=True):
-        assert isinstance(a, np.ndarray) and isinstance(b, jax.Array) and a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
