@@ -18,6 +18,7 @@ from alexnet_resnet.ops import lighting, photometry
 LOADERS = ("tf", "resident")
 VIEWS = ("canvas", "scale", "area")
 MEANS = ("per_pixel", "per_channel", "none")
+EVALUATION_VIEWS = ("centre", "ten_crop", "multi_scale")
 LIGHTINGS = ("none", *lighting.CONVENTIONS)
 LIGHTING_STATISTICS = (*lighting.STATISTICS, "dataset")
 MOMENTUM_ORDERS = ("rate_inside", "rate_outside")
@@ -118,6 +119,10 @@ def default(network: str) -> ConfigDict:
             "evaluation": {
                 "batch_size": 256,
                 "every": "1 epoch",
+                # What is judged of an image: its 'centre', or the mean softmax of 'ten_crop' (AlexNet: corners and
+                # centre, also mirrored) or 'multi_scale' (ResNet: the whole image at each of the `scales`).
+                "views": "centre",
+                "scales": (224, 256, 384, 480, 640),
             },
             "checkpoint": {
                 # Besides these, a checkpoint is saved at every evaluation.
@@ -211,6 +216,11 @@ def check(config: ConfigDict) -> None:
         )
     check_at_least("train.batch_size", config.train.batch_size, 1)
     check_at_least("evaluation.batch_size", config.evaluation.batch_size, 1)
+    check_choice("evaluation.views", config.evaluation.views, EVALUATION_VIEWS)
+    if not config.evaluation.scales:
+        raise UserError("evaluation.scales=(): expected at least one shorter side in pixels.")
+    for side in config.evaluation.scales:
+        check_at_least("evaluation.scales", side, 32)
     check_at_least("checkpoint.keep_last", config.checkpoint.keep_last, 1)
     check_at_least("checkpoint.keep_best", config.checkpoint.keep_best, 0)
     check_choice("optimizer.momentum_order", optimizer.momentum_order, MOMENTUM_ORDERS)

@@ -13,6 +13,9 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", "Which one: 'last', 'best' (lowest validation error) or a step's number."
 )
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the dataset is, if not where the run had it.")
+VIEWS = flags.DEFINE_string(
+    "views", "", "What is judged of an image: centre, ten_crop or multi_scale; by default what the run judges."
+)
 PRECISE_BN = flags.DEFINE_integer(
     "precise_bn",
     0,
@@ -25,7 +28,9 @@ def main() -> None:
     from alexnet_resnet.evaluation import runs
 
     workdir = cli.require(WORKDIR, "runs/digits")
-    step, result = runs.evaluate_run(workdir, SPLIT.value, CHECKPOINT.value, DATA_DIR.value, PRECISE_BN.value)
+    step, result = runs.evaluate_run(
+        workdir, SPLIT.value, CHECKPOINT.value, DATA_DIR.value, PRECISE_BN.value, VIEWS.value
+    )
     print(f"step {step:,} on {result.counted}: loss {result.loss:.4f}")
     print(f"top-1 error {100 * result.top1_error:.2f}%  top-5 error {100 * result.top5_error:.2f}%")
 

@@ -138,9 +138,9 @@ class Pipeline:
     def _by_shape(self, side: int, batch_size: int) -> Iterator["_Group"]:
         waiting = collections.defaultdict(list)
         for batch, read in self._reader.batches(plan.evaluation_batches(len(self._examples), batch_size, 0)):
-            for place in np.flatnonzero(batch.valid & read.good):
+            for place in np.flatnonzero(batch.valid & read.good).tolist():
                 window, shape = views.whole_image(*read.sizes[place].tolist(), side)
-                waiting[shape].append((batch.rows[place], read.one(place), window))
+                waiting[shape].append((int(batch.rows[place]), read.one(place), window))
                 if len(waiting[shape]) == batch_size:
                     yield _Group.of(waiting.pop(shape), shape, batch_size)
         for shape, few in waiting.items():

@@ -128,8 +128,8 @@ def whole_image(height: int, width: int, side: int) -> tuple[tuple[int, int, int
     shorter, longer = min(height, width), max(height, width)
     scaled = (2 * longer * side + shorter) // (2 * shorter)
     kept = side if scaled < side + STRIDE else min(scaled // STRIDE * STRIDE, 2 * side)
-    begin, end = _edges(np.asarray((scaled - kept) // 2), kept, shorter, side, longer)
-    begin, extent = int(begin), int(end - begin)
+    begin, end = _edges(np.array([(scaled - kept) // 2]), kept, shorter, side, longer)
+    begin, extent = begin.item(), (end - begin).item()
     if height <= width:
         return (0, begin, height, extent), (side, kept)
     return (begin, 0, extent, width), (kept, side)

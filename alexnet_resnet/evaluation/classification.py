@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from alexnet_resnet.data import loaders
 from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.errors import UserError
+from alexnet_resnet.evaluation.views import Views
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
 from alexnet_resnet.training.state import Network, TrainState
@@ -65,6 +66,10 @@ def evaluate(step: Callable, batches: Iterator[dict[str, np.ndarray]], mesh: Mes
         _add(totals, late)
         late = sums
     _add(totals, late)
+    return _result(totals)
+
+
+def _result(totals: dict) -> Result:
     examples = int(totals["examples"])
     if not examples:
         raise UserError("expected at least one image that can be read, found none.")
@@ -86,24 +91,35 @@ class Evaluator:
     """Judges a state on a split, with one compiled step for all splits of one dataset.
 
     Args:
-      config: the run's configuration.
+      config: the run's configuration; its `evaluation` section says which views are judged.
       network: the network to judge.
       mesh: where it runs.
     """
 
     def __init__(self, config: ConfigDict, network: Network, mesh: Mesh):
-        self._data, self._mesh = config.data, mesh
+        self._config, self._mesh = config, mesh
         self._batch_size = padded_batch_size(config.evaluation.batch_size, mesh)
         self._step = compile_evaluation_step(network, mesh, config.data)
+        self._views = Views(config, network, mesh, self._batch_size)
         # Kept with the images that they have read.
         self._loaders = weakref.WeakKeyDictionary()
 
     def __call__(self, state: TrainState, examples: Examples | EncodedExamples) -> Result:
-        """Judges the state on a split."""
-        step = functools.partial(self._step, state.params, state.batch_stats, state.mean)
+        """Judges the state on a split.
+
+        Raises:
+          UserError: the views cannot be had of these images or with this network.
+        """
         if examples not in self._loaders:
-            self._loaders[examples] = loaders.create(self._data, examples)
-        size = self._batch_size
-        batches = self._loaders[examples].evaluation_batches(size, mesh_lib.share(size, self._mesh))
-        result = evaluate(step, batches, self._mesh, size)
+            self._loaders[examples] = loaders.create(self._config.data, examples)
+        loader, size = self._loaders[examples], self._batch_size
+        if self._config.evaluation.views == "multi_scale":
+            result = _result(self._views.multi_scale(state, loader, examples))
+        else:
+            ten = self._config.evaluation.views == "ten_crop"
+            step = functools.partial(self._step, state.params, state.batch_stats, state.mean)
+            if ten:
+                step = functools.partial(self._views.ten_crop, state)
+            batches = loader.evaluation_batches(size, mesh_lib.share(size, self._mesh), whole_canvas=ten)
+            result = evaluate(step, batches, self._mesh, size)
         return dataclasses.replace(result, unreadable=len(examples) - result.examples)

@@ -8,8 +8,9 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from alexnet_resnet import config as config_lib
 from alexnet_resnet.data import loaders, sources
-from alexnet_resnet.errors import UserError
+from alexnet_resnet.errors import UserError, check_choice
 from alexnet_resnet.evaluation.classification import Evaluator, Result
 from alexnet_resnet.models.statistics import average_statistics
 from alexnet_resnet.parallel import mesh as mesh_lib
@@ -52,7 +53,12 @@ def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> t
 
 
 def evaluate_run(
-    workdir: str, split: str = "", checkpoint: str = "last", data_dir: str = "", precise_bn: int = 0
+    workdir: str,
+    split: str = "",
+    checkpoint: str = "last",
+    data_dir: str = "",
+    precise_bn: int = 0,
+    views: str = "",
 ) -> tuple[int, Result]:
     """The step of a run's checkpoint and its errors on a split.
 
@@ -63,11 +69,14 @@ def evaluate_run(
       data_dir: where the dataset is, if not where the run had it.
       precise_bn: training batches over which the statistics of batch normalisation are taken anew, as plain averages;
         0 keeps the running moments.
+      views: what is judged of an image, if not what the run judges; one of `config.EVALUATION_VIEWS`.
 
     Raises:
-      UserError: as `restore` and `sources.load`.
+      UserError: as `restore`, `sources.load` and `Evaluator`.
     """
     config = workdir_lib.read_config(workdir)
+    config.evaluation.views = views or config.evaluation.views
+    check_choice("views", config.evaluation.views, config_lib.EVALUATION_VIEWS)
     mesh = mesh_lib.create(ConfigDict({"data": -1, "model": 1}))
     if data_dir:
         config.data.data_dir = data_dir

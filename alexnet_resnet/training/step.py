@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from alexnet_resnet.data import arrays as resident
 from alexnet_resnet.models import Context
@@ -102,7 +102,14 @@ def train_step(
 def evaluation_step(params: PyTree, batch_stats: PyTree, mean: Array, batch: Batch, *, network: Network, data) -> Batch:
     """Sums over the valid rows of a batch: `loss`, `top1_errors`, `top5_errors` and `examples`."""
     logits, _ = network.apply(params, batch_stats, evaluation_images(data, mean, batch))
-    labels, valid = batch["label"], batch["valid"]
+    return score(logits, batch["label"], batch["valid"])
+
+
+def score(logits: Float[Array, "N K"], labels: Int[Array, "N"], valid: Bool[Array, "N"]) -> Batch:
+    """Sums over the valid rows: `loss`, `top1_errors`, `top5_errors` and `examples`.
+
+    Logarithms of probabilities are logits too.
+    """
     wrong = {f"top{k}_errors": jnp.sum(valid & ~in_top_k(logits, labels, k), dtype=jnp.int32) for k in (1, 5)}
     losses = jnp.where(valid, softmax_cross_entropy(logits, labels), 0)
     return {"loss": jnp.sum(losses), "examples": jnp.sum(valid, dtype=jnp.int32), **wrong}

@@ -1,0 +1,106 @@
+"""Several views of one image, judged by the mean of their softmax outputs: section 4.1 of AlexNet, 3.4 of ResNet."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alexnet_resnet.data import views
+from alexnet_resnet.errors import UserError
+from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.training.state import Network, TrainState
+from alexnet_resnet.training.step import Batch, evaluation_images, score
+
+
+class Views:
+    """The compiled parts of ten-crop and multi-scale evaluations.
+
+    Args:
+      config: the run's configuration.
+      network: the network to judge.
+      mesh: where it runs.
+      batch_size: images at a time.
+    """
+
+    def __init__(self, config: ConfigDict, network: Network, mesh: Mesh, batch_size: int):
+        self._config, self._network, self._mesh, self._batch_size = config, network, mesh, batch_size
+        everywhere, split = mesh_lib.replicated(mesh), mesh_lib.split_batch(mesh)
+        over = functools.partial(jax.jit, out_shardings=split)
+        arguments = (everywhere, everywhere, everywhere, split)
+        self._crop = over(self._crop_probabilities, in_shardings=(*arguments, everywhere), static_argnums=())
+        self._whole = over(self._whole_probabilities, in_shardings=arguments)
+        self._score = jax.jit(
+            lambda total, count, labels, valid: score(jnp.log(total / count), labels, valid), out_shardings=everywhere
+        )
+
+    def _crop_probabilities(self, params, batch_stats, mean, batch: Batch, place) -> jax.Array:
+        data = self._config.data
+        canvases, (top, left, mirrored) = batch["image"], place
+        count, size = len(canvases), data.image_size
+        crops = jax.lax.dynamic_slice(canvases, (0, top, left, 0), (count, size, size, canvases.shape[-1]))
+        offsets = jnp.broadcast_to(jnp.stack([top, left]), (count, 2))
+        crop = dict(image=crops, offset=offsets, flip=jnp.broadcast_to(mirrored == 1, (count,)))
+        logits, _ = self._network.apply(params, batch_stats, evaluation_images(data, mean, crop))
+        return jax.nn.softmax(logits.astype(jnp.float32))
+
+    def _whole_probabilities(self, params, batch_stats, mean, batch: Batch) -> jax.Array:
+        # The mean image has one size and these have many: its mean colour is what they lose.
+        images = (batch["image"].astype(jnp.float32) - jnp.mean(mean, (0, 1))) / self._config.data.divisor
+        logits, _ = self._network.apply(params, batch_stats, images)
+        return jax.nn.softmax(logits.astype(jnp.float32))
+
+    def ten_crop(self, state: TrainState, batch: Batch) -> Batch:
+        """The sums of `training.step.score` over a batch of whole canvases, each judged by ten crops.
+
+        Args:
+          state: the network's parameters and statistics.
+          batch: as the loaders' `evaluation_batches` with whole canvases, on the mesh.
+        """
+        data, total = self._config.data, 0
+        places = views.ten_crops(data.canvas_size, data.image_size)
+        for place in places:
+            place = tuple(np.int32(number) for number in place)
+            total = total + self._crop(state.params, state.batch_stats, state.mean, batch, place)
+        return self._score(total, np.float32(len(places)), batch["label"], batch["valid"])
+
+    def multi_scale(self, state: TrainState, loader, examples) -> dict[str, float]:
+        """The sums of `training.step.score` over a split, each image judged whole at every scale.
+
+        Args:
+          state: the network's parameters and statistics.
+          loader: of the split; its images are encoded.
+          examples: the split.
+
+        Raises:
+          UserError: images of a fixed size, several processes, or a network that takes one size only.
+        """
+        field = "evaluation.views='multi_scale'"
+        if not examples.encoded:
+            raise UserError(f"{field}: expected 'centre' or 'ten_crop' for {examples.name}, whose images are small.")
+        if jax.process_count() > 1:
+            raise UserError(f"{field}: expected one process, as hosts would see other shapes; found several.")
+        scales, size = self._config.evaluation.scales, self._batch_size
+        total = np.zeros((len(examples), self._network.num_classes), np.float32)
+        labels, seen = np.zeros(len(examples), np.int32), np.zeros(len(examples), np.int32)
+        for side in scales:
+            for batch in loader.whole_images(side, size):
+                try:
+                    found = self._whole(state.params, state.batch_stats, state.mean, self._images(batch))
+                except (ValueError, TypeError) as error:
+                    # Raised while the shapes are traced: a fully connected layer on top of a map of another size.
+                    name = self._config.model.name
+                    raise UserError(
+                        f"{field}: expected a network that takes images of any size, not {name}."
+                    ) from error
+                rows = batch["row"][batch["valid"]]
+                total[rows] += np.asarray(found)[batch["valid"]]
+                labels[rows], seen[rows] = batch["label"][batch["valid"]], seen[rows] + 1
+        valid = seen == len(scales)
+        sums = self._score(np.where(valid[:, None], total, 1.0), np.float32(len(scales)), labels, valid)
+        return {name: value.item() for name, value in jax.device_get(sums).items()}
+
+    def _images(self, batch: dict[str, np.ndarray]) -> Batch:
+        return mesh_lib.put_batch({"image": batch["image"]}, self._mesh)

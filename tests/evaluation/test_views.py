@@ -1,0 +1,133 @@
+"""Ten crops and several scales: the mean softmax is that of the views, one by one, in numpy."""
+
+import io
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_resnet import config as config_lib
+from alexnet_resnet.data import views
+from alexnet_resnet.data.examples import EncodedExamples, Examples, InMemory
+from alexnet_resnet.errors import UserError
+from alexnet_resnet.evaluation.classification import Evaluator
+from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.training import optimizer as optimizer_lib
+from alexnet_resnet.training import state as state_lib
+
+
+@pytest.fixture(scope="module")
+def run():
+    config = config_lib.default("resnet_cifar")
+    config.model.update(depth=8, width=0.25)
+    config.data.update(canvas_size=40, image_size=32, num_classes=5)
+    config.evaluation.update(batch_size=8, scales=(32, 64))
+    network = state_lib.from_config(config)
+    optimizer = optimizer_lib.create(config.optimizer, lambda step: 0.0)
+    mean = jnp.asarray(np.random.default_rng(0).uniform(90, 130, (40, 40, 3)), jnp.float32)
+    state = jax.jit(lambda m: state_lib.create(network, optimizer, 0, m, jnp.zeros((3, 3))))(mean)
+    return config, network, state
+
+
+def mesh():
+    return mesh_lib.create(SimpleNamespace(data=-1, model=1))
+
+
+def softmax(logits):
+    powers = np.exp(np.asarray(logits, np.float64) - np.max(logits, 1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def check(result, probabilities, labels):
+    right = probabilities[np.arange(len(labels)), labels]
+    assert result.loss == pytest.approx(-np.log(right).mean(), rel=1e-3)
+    assert result.top1_error == pytest.approx(((probabilities >= right[:, None]).sum(1) > 1).mean())
+    assert result.examples == len(labels)
+
+
+@pytest.mark.parametrize("position", ["own", "centre"])
+def test_ten_crops_are_averaged(run, position):
+    config, network, state = run
+    config = config.copy_and_resolve_references()
+    config.evaluation.views, config.data.mean_position = "ten_crop", position
+    images = np.random.default_rng(1).integers(0, 256, (11, 40, 40, 3)).astype(np.uint8)
+    labels = (np.arange(11) % 5).astype(np.int32)
+    result = Evaluator(config, network, mesh())(state, Examples(images, labels, tuple("abcde"), "random"))
+
+    mean, total = np.asarray(state.mean), 0
+    for top, left, mirrored in views.ten_crops(40, 32):
+        part = (slice(None), slice(top, top + 32), slice(left, left + 32))
+        crops = images[part].astype(np.float32)
+        if position == "own":
+            crops = crops - mean[part[1:]]
+        crops = crops[:, :, ::-1] if mirrored else crops
+        if position == "centre":
+            crops = crops - mean[4:36, 4:36]
+        total = total + softmax(network.apply(state.params, state.batch_stats, jnp.asarray(crops))[0])
+    check(result, total / 10, labels)
+
+
+def photograph(height, width, seed):
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = [
+        127 + 120 * np.sin((rows * a + columns * b) / 50) for a, b in np.random.default_rng(seed).normal(size=(3, 2))
+    ]
+    return np.stack(waves, -1).astype(np.uint8)
+
+
+def test_scales_are_averaged_and_every_image_is_judged_once(run):
+    config, network, state = run
+    config = config.copy_and_resolve_references()
+    config.evaluation.views = "multi_scale"
+    sizes = [(64, 64), (64, 96), (130, 64), (64, 100), (64, 64), (96, 64), (64, 64), (64, 64), (64, 64), (64, 64)] + [
+        (64, 64),
+        (70, 400),
+    ]
+    pictures = [photograph(*size, seed) for seed, size in enumerate(sizes)]
+    encoded = []
+    for picture in pictures:
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    labels = np.arange(12) % 5
+    encoded[4] = b"unreadable"
+    config.data.max_unreadable = 0.1
+    examples = EncodedExamples(InMemory(encoded, labels), range(12), tuple("abcde"), "photographs")
+    result = Evaluator(config, network, mesh())(state, examples)
+    assert result.unreadable == 1
+
+    colour, total = np.asarray(state.mean).mean((0, 1)), np.zeros((12, 5))
+    for side in (32, 64):
+        for index, picture in enumerate(pictures):
+            (top, left, height, width), shape = views.whole_image(*picture.shape[:2], side)
+            part = Image.fromarray(picture[top : top + height, left : left + width])
+            resized = np.asarray(part.resize(shape[::-1], Image.Resampling.BILINEAR), np.float32) - colour
+            total[index] += softmax(network.apply(state.params, state.batch_stats, jnp.asarray(resized[None]))[0])[0]
+    keep = np.arange(12) != 4
+    check(result, total[keep] / 2, labels[keep])
+
+
+def test_what_views_cannot_be_had_of_is_refused(run):
+    config, network, state = run
+    config = config.copy_and_resolve_references()
+    config.evaluation.views = "multi_scale"
+    arrays = Examples(np.zeros((3, 40, 40, 3), np.uint8), np.zeros(3, np.int32), ("a",), "arrays")
+    with pytest.raises(UserError, match="evaluation.views='multi_scale': expected 'centre' or 'ten_crop' for arrays"):
+        Evaluator(config, network, mesh())(state, arrays)
+
+
+def test_a_network_of_one_size_refuses_other_scales():
+    config = config_lib.default("lenet")
+    config.data.update(canvas_size=32, image_size=32, channels=3, num_classes=10)
+    config.evaluation.update(views="multi_scale", batch_size=8, scales=(64,))
+    network = state_lib.from_config(config)
+    optimizer = optimizer_lib.create(config.optimizer, lambda step: 0.0)
+    state = jax.jit(lambda m: state_lib.create(network, optimizer, 0, m, jnp.zeros((3, 3))))(jnp.zeros((1, 1, 3)))
+    buffer = io.BytesIO()
+    Image.fromarray(photograph(64, 64, 0)).save(buffer, "PNG")
+    examples = EncodedExamples(InMemory([buffer.getvalue()], [0]), range(1), tuple("abcdefghij"), "one")
+    with pytest.raises(UserError, match="expected a network that takes images of any size, not lenet"):
+        Evaluator(config, network, mesh())(state, examples)
