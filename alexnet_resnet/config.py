@@ -5,6 +5,7 @@ commands lock it, so that a field which is not listed here is an error. `check` 
 expensive starts; `differences` tells two configurations apart.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -240,22 +241,28 @@ def check(config: ConfigDict) -> None:
 
 def _check_view(data) -> None:
     """What the views ask of each other's fields."""
-    for field, least in (("scale_range", data.image_size), ("area_range", 0), ("aspect_range", 0)):
+    if data.view == "scale":
+        sides = tuple(data.scale_range)
+        whole = len(sides) == 2 and all(isinstance(side, int) for side in sides)
+        if not whole or not data.image_size <= sides[0] <= sides[1]:
+            raise UserError(
+                f"data.scale_range={sides}: expected the lowest and the highest shorter side in whole pixels, at least "
+                f"data.image_size={data.image_size}."
+            )
+    for field, most in (("area_range", 1), ("aspect_range", math.inf)) if data.view == "area" else ():
         values = tuple(data[field])
         numbers = len(values) == 2 and all(isinstance(value, int | float) for value in values)
-        if not numbers or not least <= values[0] <= values[1] or not values[0] > 0:
-            raise UserError(f"data.{field}={values}: expected a lowest and a highest number, at least {least}.")
-    if tuple(data.area_range)[1] > 1:
-        raise UserError(f"data.area_range={tuple(data.area_range)}: expected shares of the area, at most 1.")
+        if not numbers or not 0 < values[0] <= values[1] <= most:
+            raise UserError(f"data.{field}={values}: expected a lowest and a highest number above 0, at most {most}.")
     if data.view != "canvas":
         if not data.random_crop:
             raise UserError(f"data.random_crop=False: expected True with data.view={data.view!r}, which is random.")
         if data.loader == "resident":
             raise UserError(f"data.view={data.view!r}: expected 'canvas' with data.loader='resident'.")
-        if data.mean == "per_pixel" and data.mean_position == "own":
+        if data.mean != "none" and data.mean_position == "own":
             raise UserError(
                 f"data.mean_position='own': expected 'centre' with data.view={data.view!r}, whose crops have no place "
-                "on the mean image, or data.mean='per_channel'."
+                "on the canvas that the mean is of."
             )
     if data.lighting != "none" and data.lighting_statistics != "dataset" and data.channels != 3:
         raise UserError(

@@ -90,6 +90,19 @@ def test_a_field_that_only_one_side_has_is_a_difference():
         ("optimizer.momentum", float("nan"), "optimizer.momentum=nan"),
         ("optimizer.warmup", "long", "optimizer.warmup='long'"),
         ("optimizer.boundaries", (0.0, 0.5), r"optimizer.boundaries=\(0.0, 0.5\)"),
+        ("data.view", "centre", "data.view='centre': expected one of 'canvas', 'scale', 'area'"),
+        ("data.loader", "torch", "data.loader='torch': expected one of 'tf', 'resident'"),
+        ("data.mean_position", "left", "data.mean_position='left': expected one of 'own', 'centre'"),
+        ("data.lighting", "alexnet", "data.lighting='alexnet': expected one of 'none', 'as_run', 'unit_range'"),
+        ("data.lighting_statistics", "imagenet", "data.lighting_statistics='imagenet': expected one of 'author'"),
+        ("data.lighting_strength", -0.1, "data.lighting_strength=-0.1: expected a number of at least 0"),
+        ("data.max_unreadable", -1.0, "data.max_unreadable=-1.0"),
+        ("data.cache_gib", -1.0, "data.cache_gib=-1.0"),
+        ("train.steps_per_call", 0, "train.steps_per_call=0: expected a number of at least 1"),
+        ("train.steps_per_call", 4, "train.steps_per_call=4: expected 1 with data.loader='tf'"),
+        ("evaluation.views", "twelve", "evaluation.views='twelve': expected one of 'centre', 'ten_crop'"),
+        ("evaluation.scales", (), r"evaluation.scales=\(\): expected at least one"),
+        ("evaluation.scales", (16,), "evaluation.scales=16: expected a number of at least 32"),
         ("log.every", "0 steps", "log.every='0 steps': expected a length above zero"),
     ],
 )
@@ -99,3 +112,31 @@ def test_values_out_of_range_are_refused(field, value, message):
     config[section][name] = value
     with pytest.raises(UserError, match=message):
         config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(view="scale", scale_range=(20, 60)), r"data.scale_range=\(20, 60\): .* at least data.image_size=32"),
+        (dict(view="scale", scale_range=(60, 40)), "data.scale_range="),
+        (dict(view="scale", scale_range=(40.5, 60.0)), "data.scale_range=.*whole pixels"),
+        (dict(view="area", area_range=(0.0, 1.0)), r"data.area_range=\(0.0, 1.0\): .* above 0, at most 1"),
+        (dict(view="area", area_range=(0.5, 1.5)), "data.area_range="),
+        (dict(view="area", aspect_range=(2.0, 1.0)), "data.aspect_range="),
+        (dict(view="scale", random_crop=False), "data.random_crop=False: expected True with data.view='scale'"),
+        (dict(view="area", loader="resident"), "data.view='area': expected 'canvas' with data.loader='resident'"),
+        (dict(view="scale", mean_position="own"), "data.mean_position='own': expected 'centre' with data.view='scale'"),
+        (dict(channels=1, lighting="as_run"), "data.lighting_statistics='author': expected 'dataset' for images of 1"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(fields, message):
+    config = config_lib.default("resnet_cifar")
+    config.data.update({"scale_range": (32, 48), "mean_position": "centre", "random_crop": True} | fields)
+    with pytest.raises(UserError, match=message):
+        config_lib.check(config)
+
+
+def test_ranges_of_views_that_are_not_taken_do_not_matter():
+    config = config_lib.default("resnet_cifar")
+    config.data.update(canvas_size=512, image_size=500, area_range=(2.0, 1.0))
+    config_lib.check(config)

@@ -102,6 +102,10 @@ def batch(data, arrays: dict[str, jax.Array], seed: int, epoch: jax.Array, place
     rows, epochs, offsets, flips = plan.draw(data, count, seed, epoch + places // count, places % count)
     canvases = jnp.pad(images[rows], _frame(images.shape, data.canvas_size))
     size = (data.image_size, data.image_size, images.shape[-1])
-    views = jax.vmap(lambda canvas, offset: lax.dynamic_slice(canvas, (*offset, 0), size))(canvases, offsets)
+
+    def crop(canvas, offset):
+        return lax.dynamic_slice(canvas, (*offset, jnp.zeros_like(offset[0])), size)
+
+    views = jax.vmap(crop)(canvases, offsets)
     valid = jnp.ones(batch_size, bool)
     return dict(image=views, label=labels[rows], valid=valid, row=rows, epoch=epochs, offset=offsets, flip=flips)

@@ -19,7 +19,7 @@ PARITY = np.uint32(0x1BD11BDA)
 # What a number is for: the second word of the counter. The shuffle's rounds take those from 0 to SHUFFLE_ROUNDS - 1.
 SHUFFLE_ROUNDS = 8
 TOP, LEFT, FLIP, SIDE = range(16, 20)
-# The Inception crop's attempts each take three: area, aspect, and the two words of the position as one.
+# The Inception crop's attempts each take two: one for area and aspect, one for the position.
 ATTEMPTS = 32
 
 Array = np.ndarray | jax.Array
