@@ -456,7 +456,7 @@ def chart(result: dict, path: str) -> None:
         axes.axvline(share * limit_, color="0.4", lw=0.8, ls=style, zorder=0)
     names = [f"{row['title']}\n{TITLES[row['images']]}" for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=7)
-    axes.set(xlabel="images/s (median, lowest and highest; lines: the limit, 0.9 and 4 times it)")
+    axes.set(xlabel="images/s (median, lowest and highest; lines: the limit, 0.9 of it and 4 times it)")
     axes.set_xlim(0, 1.25 * max(4 * limit_, *(row["images_per_second"]["highest"] for row in rows)))
     axes.invert_yaxis()
     axes.legend(handles=[Patch(color=colours[g], label=text) for g, text in GROUPS.items()], fontsize=8)
