@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -21,6 +22,9 @@ tf.config.set_visible_devices([], "TPU")
 
 Batches = Iterator[dict[str, np.ndarray]]
 GIB = 2**30
+
+# Images that one call of tf.data's map decodes.
+TOGETHER = 8
 
 # PIL's pixels, which a prepared set's statistics are of; TensorFlow's own choice differs by up to 18 levels.
 DCT = "INTEGER_ACCURATE"
@@ -281,15 +285,28 @@ def _run(fields: Callable, signature: tuple, view: Callable, count: int) -> Iter
     """Batches of `count` views: each of the examples that `fields` yields, on whatever processor is free."""
     options = tf.data.Options()
     options.deterministic = True
-    return (
+    # Images are spread over the processors, so that no operation on one of them has to be.
+    options.threading.max_intra_op_parallelism = 1
+    options.threading.private_threadpool_size = 0  # as many threads as there are processors
+    # A few images at a time cost as much of tf.data's own work as one.
+    together = math.gcd(count, TOGETHER)
+
+    def taken_apart(*arrays):
+        return tuple(tf.reshape(array, [count // together, together, *array.shape[1:]]) for array in arrays)
+
+    def some(*arrays):
+        return tf.stack([view(*one) for one in zip(*(tf.unstack(array) for array in arrays), strict=True)])
+
+    batches = (
         tf.data.Dataset.from_generator(fields, output_signature=signature)
+        .map(taken_apart)
         .unbatch()
-        .map(view, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(count, drop_remainder=True)
+        .map(some, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(count // together, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(options)
-        .as_numpy_iterator()
     )
+    return (parts.reshape(count, *parts.shape[2:]) for parts in batches.as_numpy_iterator())
 
 
 def _resized(image: tf.Tensor, shape, antialias: bool) -> tf.Tensor:

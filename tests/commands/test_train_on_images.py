@@ -140,7 +140,7 @@ def test_a_set_on_the_device_trains_as_one_from_tf_data(shapes_npz, tmp_path, co
         "log.every": "4 steps",
     }
     streamed, resident = tmp_path / "streamed", tmp_path / "resident"
-    for workdir, chosen in (streamed, {}), (resident, {"data.loader": "resident", "train.steps_per_call": 3}):
+    for workdir, chosen in (streamed, {}), (resident, {"data.loader": "resident", "train.steps_per_call": 4}):
         result = command("train", *flags_for("", workdir, **(fields | chosen)), devices=2)
         assert result.returncode == 0, result.stderr
     assert sorted(losses(streamed)) == [4, 8, 12] == sorted(losses(resident))
