@@ -91,7 +91,8 @@ def default(network: str) -> ConfigDict:
                 "prefetch": 2,
                 # Encoded images that are kept in the host's memory once they are read, in GiB a split.
                 "cache_gib": 4.0,
-                # The share of a split's images that may be unreadable; they are left out and counted.
+                # The share of a split's images that may be unreadable. They are counted and take no part in the loss;
+                # in a batch's statistics a grey image stands for each.
                 "max_unreadable": 0.01,
             },
             "train": {
@@ -205,6 +206,8 @@ def check(config: ConfigDict) -> None:
     check_at_least("data.canvas_size", data.canvas_size, data.image_size)
     for field in ("mean_examples", "lighting_strength", "cache_gib", "max_unreadable"):
         check_at_least(f"data.{field}", data[field], 0)
+    if data.max_unreadable > 1:
+        raise UserError(f"data.max_unreadable={data.max_unreadable:g}: expected a share of the images, from 0 to 1.")
     if not data.divisor > 0:
         raise UserError(f"data.divisor={data.divisor!r}: expected a number above zero.")
     check_at_least("data.prefetch", data.prefetch, 1)

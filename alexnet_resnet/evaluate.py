@@ -16,6 +16,9 @@ DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the dataset is, if not whe
 VIEWS = flags.DEFINE_string(
     "views", "", "What is judged of an image: centre, ten_crop or multi_scale; by default what the run judges."
 )
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 0, "Images at a time; by default as many as the run judges.", lower_bound=0
+)
 PRECISE_BN = flags.DEFINE_integer(
     "precise_bn",
     0,
@@ -28,9 +31,17 @@ def main() -> None:
     from alexnet_resnet.evaluation import runs
 
     workdir = cli.require(WORKDIR, "runs/digits")
-    step, result = runs.evaluate_run(
-        workdir, SPLIT.value, CHECKPOINT.value, DATA_DIR.value, PRECISE_BN.value, VIEWS.value
+    step, result, news = runs.evaluate_run(
+        workdir,
+        SPLIT.value,
+        CHECKPOINT.value,
+        DATA_DIR.value,
+        PRECISE_BN.value,
+        VIEWS.value,
+        BATCH_SIZE.value,
     )
+    for line in news:
+        print(line)
     print(f"step {step:,} on {result.counted}: loss {result.loss:.4f}")
     print(f"top-1 error {100 * result.top1_error:.2f}%  top-5 error {100 * result.top5_error:.2f}%")
 

@@ -97,6 +97,7 @@ def test_a_field_that_only_one_side_has_is_a_difference():
         ("data.lighting_statistics", "imagenet", "data.lighting_statistics='imagenet': expected one of 'author'"),
         ("data.lighting_strength", -0.1, "data.lighting_strength=-0.1: expected a number of at least 0"),
         ("data.max_unreadable", -1.0, "data.max_unreadable=-1.0"),
+        ("data.max_unreadable", 5.0, "data.max_unreadable=5: expected a share of the images, from 0 to 1"),
         ("data.cache_gib", -1.0, "data.cache_gib=-1.0"),
         ("train.steps_per_call", 0, "train.steps_per_call=0: expected a number of at least 1"),
         ("train.steps_per_call", 4, "train.steps_per_call=4: expected 1 with data.loader='tf'"),

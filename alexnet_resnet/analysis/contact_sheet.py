@@ -84,8 +84,8 @@ def look(config: ConfigDict, step: int, count: int, say: Callable[[str], None] =
 
     canvases = functools.partial(loader.evaluation_batches, STATISTICS_BATCH, whole_canvas=True)
     colours = normalisation.measure(data, examples, lambda rows: canvases(rows=rows), note)
-    if news := loader.faults.news():
-        say(news)
+    if new := loader.faults.new():
+        say(loader.faults.summary(new))
     few = f", of {min(data.mean_examples, len(examples))} images here" if told else ""
     shown = f"{len(batch['label'])} of the {size} examples of step {step}, epoch {batch['epoch'][0] + 1}"
     names = labels.readable(examples.label_names)

@@ -54,6 +54,12 @@ def describe(data: bytes) -> Header:
         raise Unreadable("empty" if not data else "no image") from error
 
 
+def ends(data: bytes) -> bool:
+    """Whether a JPEG's last picture has its end: one that was cut off may still show a crop above the cut."""
+    # Inside a picture's data neither marker can stand; a thumbnail has its own before the picture begins.
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+
+
 def _jpeg(data: bytes) -> Header:
     position = 2
     while (position := data.find(b"\xff", position)) >= 0 and position + 10 <= len(data):

@@ -5,6 +5,9 @@ import threading
 from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.errors import UserError
 
+# Reasons that a line tells.
+NAMED = 5
+
 
 class Faults:
     """The examples of a split that could not be read so far. Safe to use from several threads.
@@ -41,13 +44,15 @@ class Faults:
                 f"unreadable, but {count:,} of {len(self._examples):,} are, the last: {reason}."
             )
 
-    def news(self) -> str:
-        """A line about the examples that cannot be read, if there are more than at the last call; else nothing."""
+    def new(self) -> list[str]:
+        """The reasons that have come since the last call."""
         with self._lock:
-            if len(self._reasons) == self._told:
-                return ""
-            self._told = len(self._reasons)
-            first = next(iter(self._reasons.values()))
-        return (
-            f"{self._examples.name}: {self._told:,} of {len(self._examples):,} images cannot be read, such as {first}"
-        )
+            reasons = list(self._reasons.values())[self._told :]
+            self._told += len(reasons)
+        return reasons
+
+    def summary(self, new: list[str]) -> str:
+        """A line about the examples that cannot be read, with a few of the `new` reasons."""
+        total = f"{len(self):,} of {len(self._examples):,} images cannot be read"
+        named = "; ".join(new[:NAMED]) + ("; ..." if len(new) > NAMED else "")
+        return f"{self._examples.name}: {total}; new: {named}"

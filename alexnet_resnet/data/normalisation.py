@@ -1,11 +1,14 @@
 """What a training split says of its colours: the mean canvas, and the axes along which lighting shifts them."""
 
+import dataclasses
+import os
 from collections.abc import Callable
 
 import numpy as np
 
 from alexnet_resnet.data import statistics
 from alexnet_resnet.data.examples import EncodedExamples, Examples
+from alexnet_resnet.errors import UserError
 from alexnet_resnet.ops import lighting
 
 
@@ -62,9 +65,7 @@ def _statistics(data, examples, canvases, say) -> statistics.Statistics:
     if not examples.encoded:
         return statistics.of_arrays(_chosen(data, examples))
     if examples.statistics:
-        prepared = statistics.read(examples.statistics)
-        if len(prepared.mean_image) == data.canvas_size:
-            return prepared
+        return _prepared(data, examples)
     rows = _rows(data, examples)
     say(f"{examples.name}: taking the mean over {len(rows):,} images")
     sums, told = statistics.Sums(data.canvas_size, examples.channels), 0
@@ -74,4 +75,27 @@ def _statistics(data, examples, canvases, say) -> statistics.Statistics:
         if sums.images - told >= 5000:
             told = sums.images
             say(f"{examples.name}: {told:,} of {len(rows):,} images")
+    if not sums.images:
+        raise UserError(f"{examples.name}: expected an image that can be read for the mean, found none.")
     return sums.statistics()
+
+
+def _prepared(data, examples) -> statistics.Statistics:
+    """The statistics that were prepared with the images, the mean image at the canvas's size.
+
+    The mean of images that are resized is the mean image resized: both are sums.
+    """
+    from PIL import Image
+
+    found = statistics.read(examples.statistics)
+    if found.images != len(examples):
+        raise UserError(
+            f"data.data_dir={data.data_dir!r}: {os.path.basename(examples.statistics)} is of {found.images:,} images, "
+            f"expected those of {examples.name}, {len(examples):,}."
+        )
+    side = data.canvas_size
+    if len(found.mean_image) == side:
+        return found
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(found.mean_image, -1, 0)]
+    resized = [np.asarray(plane.resize((side, side), Image.Resampling.BILINEAR), np.float64) for plane in planes]
+    return dataclasses.replace(found, mean_image=np.stack(resized, -1))

@@ -1,9 +1,11 @@
 """tf.data pipelines: decode what the view needs, resize, batch. Bytes (uint8) come out, as numpy arrays."""
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import math
+import time
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -135,7 +137,8 @@ class Pipeline:
         """
 
         def groups(skip: int) -> Iterator[_Group]:
-            return itertools.islice(self._by_shape(side, batch_size), skip, None)
+            with contextlib.closing(self._by_shape(side, batch_size)) as every:
+                yield from itertools.islice(every, skip, None)
 
         return self._from_encoded(groups, batch_size)
 
@@ -176,12 +179,11 @@ class Pipeline:
                 if trouble:
                     raise trouble[0] from None
                 # Which of the batch's images it was is found out, and the pipeline starts again from that batch.
-                self._mend(next(groups(done)).batch.rows)
-
-    def _mend(self, rows: np.ndarray) -> None:
-        decode = lambda image: tf.io.decode_jpeg(image, channels=3, dct_method=DCT)  # noqa: E731
-        if not sum(self._reader.mend(index, decode) for index in set(rows.tolist())):
-            raise RuntimeError(f"{self._examples.name}: the decoder stopped at images that it can decode one by one.")
+                failed = groups(done)
+                rows = next(failed).batch.rows.tolist()
+                _close(failed)
+                if not sum(self._reader.mend(index, _decode) for index in set(rows)):
+                    raise
 
     def _decoded(self, groups: Iterator["_Group"], count: int, trouble: list) -> Batches:
         """Decodes the groups, each of `count` examples; an exception of theirs is left in `trouble`."""
@@ -220,9 +222,15 @@ class Pipeline:
             )
 
         signature = tf.TensorSpec([count], tf.string), tf.TensorSpec([count, 7], tf.int32)
-        for images in _run(fields, signature, view, count):
-            group = planned.popleft()
-            yield group.batch.with_views(images, group.read.labels, group.batch.valid & group.read.good)
+        batches = _run(fields, signature, view, count)
+        try:
+            for images in batches:
+                group = planned.popleft()
+                yield group.batch.with_views(images, group.read.labels, group.batch.valid & group.read.good)
+        finally:
+            # TensorFlow never ends a generator that it was given, and this one has threads and images.
+            batches.close()
+            _close(groups)
 
     def _from_arrays(self, batches, windows, size: int, count: int, from_canvas: bool) -> Batches:
         data, examples = self._data, self._examples
@@ -279,6 +287,19 @@ class _Group:
         ways = np.where(jpegs, np.searchsorted(views.REDUCTIONS, reductions), CUT)
         ways[(ways == 0) & (windows[:, 2:] == shapes).all(1)] = AS_IT_IS
         return np.column_stack([windows, shapes, ways]).astype(np.int32)
+
+
+def _decode(image: bytes) -> tf.Tensor:
+    return tf.io.decode_jpeg(image, channels=3, dct_method=DCT)
+
+
+def _close(generator: Iterator) -> None:
+    """Ends a generator that one of TensorFlow's threads may still be in."""
+    while True:
+        try:
+            return generator.close()
+        except ValueError:  # generator already executing
+            time.sleep(0.01)
 
 
 def _run(fields: Callable, signature: tuple, view: Callable, count: int) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -64,6 +65,7 @@ class Reader:
         self._examples, self.faults = examples, faults
         self._room = cache_bytes
         self._kept: dict[int, tuple[bytes, int, int, int, bool]] = {}
+        self._lock = threading.Lock()
 
     def batches(self, batches: Iterator[plan.Batch]) -> Iterator[tuple[plan.Batch, Read]]:
         """The batches with their encoded images; those of the next ones are read meanwhile.
@@ -119,17 +121,19 @@ class Reader:
             if not 0 <= label < classes:
                 raise Unreadable(f"label {label}, where there are {classes} classes")
             header = encoded.describe(image)
-            # Files that lie about their kind, and the few with four colours, the slow way.
-            if header.format == "JPEG" and header.components in (1, 3):
+            # Files that lie about their kind, the few with four colours and those without an end, the slow way. Whether
+            # an image can be read must not depend on the crop, or a resumed run would leave out other uses.
+            if header.format == "JPEG" and header.components in (1, 3) and encoded.ends(image):
                 return image, label, header.height, header.width, True
             return encoded.as_rgb_png(image), label, header.height, header.width, False
         except Unreadable as error:
             raise Unreadable(f"{self._examples.name_of(index)}: {error}") from error
 
     def _keep(self, index: int, found) -> None:
-        if len(found[0]) <= self._room:
-            self._room -= len(found[0])
-            self._kept[index] = found
+        with self._lock:
+            if index not in self._kept and len(found[0]) <= self._room:
+                self._room -= len(found[0])
+                self._kept[index] = found
 
     def mend(self, index: int, decode) -> bool:
         """Looks at an example that may have stopped the decoder.

@@ -33,7 +33,7 @@ def load(data, split: str, field: str = "split") -> Examples | EncodedExamples:
         raise UserError(f"{field}={split!r} of {data.dataset}: expected at least one example, found none.")
     for name, found in (("num_classes", len(examples.label_names)), ("channels", examples.channels)):
         if data[name] not in (0, found):
-            raise UserError(f"data.{name}={data[name]}: expected {found}, as {data.dataset} has.")
+            raise UserError(f"data.{name}={data[name]}: expected {found}, as {examples.name} has.")
     if data.dataset == "prepared":
         _check_prepared(data)
     if not examples.encoded:
@@ -62,6 +62,11 @@ def _check_prepared(data) -> None:
         raise UserError(
             f"data.canvas_size={data.canvas_size}: expected at most {manifest.size}, the size that the images in "
             f"data.data_dir={data.data_dir!r} were prepared at."
+        )
+    if data.view == "scale" and data.scale_range[1] > manifest.size:
+        raise UserError(
+            f"data.scale_range={tuple(data.scale_range)}: expected sides of at most {manifest.size}, the size that the "
+            f"images in data.data_dir={data.data_dir!r} were prepared at (prepare --size=480 for ResNet's)."
         )
     if manifest.square and data.view != "canvas":
         raise UserError(

@@ -128,11 +128,9 @@ class Sums:
 
         These are the lambda_i and p_i of AlexNet's section 4.1; the largest component of each p_i is positive.
         """
-        values, columns = np.linalg.eigh(self.covariance())
-        # Rounding can leave a zero slightly below it, as where all pixels are grey.
-        values, rows = np.maximum(values[::-1], 0), columns.T[::-1]
-        largest = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)
-        return values, rows * np.sign(largest)
+        from alexnet_resnet.ops import lighting  # JAX, which those who only add images up do not need
+
+        return tuple(lighting.principal_axes(self.covariance()))
 
     def statistics(self) -> Statistics:
         """All results."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import weakref
 from collections.abc import Callable, Iterator
 
 import jax
@@ -42,12 +41,6 @@ class Result:
     def counted(self) -> str:
         """How many examples the errors are of, for people."""
         return f"{self.examples:,} examples" + (f", {self.unreadable:,} unreadable" if self.unreadable else "")
-
-
-def padded_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """The batch size rounded up to what the mesh's data axis divides."""
-    shards = mesh.shape["data"]
-    return -(-batch_size // shards) * shards
 
 
 def evaluate(step: Callable, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, batch_size: int) -> Result:
@@ -98,11 +91,11 @@ class Evaluator:
 
     def __init__(self, config: ConfigDict, network: Network, mesh: Mesh):
         self._config, self._mesh = config, mesh
-        self._batch_size = padded_batch_size(config.evaluation.batch_size, mesh)
+        self._batch_size = mesh_lib.round_up(config.evaluation.batch_size, mesh)
         self._step = compile_evaluation_step(network, mesh, config.data)
         self._views = Views(config, network, mesh, self._batch_size)
         # Kept with the images that they have read.
-        self._loaders = weakref.WeakKeyDictionary()
+        self._loaders = {}
 
     def __call__(self, state: TrainState, examples: Examples | EncodedExamples) -> Result:
         """Judges the state on a split.
@@ -123,3 +116,8 @@ class Evaluator:
             batches = loader.evaluation_batches(size, mesh_lib.share(size, self._mesh), whole_canvas=ten)
             result = evaluate(step, batches, self._mesh, size)
         return dataclasses.replace(result, unreadable=len(examples) - result.examples)
+
+    def news(self) -> list[str]:
+        """A line for each split of which more images turned out to be unreadable since the last call."""
+        told = [(loader.faults, loader.faults.new()) for loader in self._loaders.values()]
+        return [faults.summary(new) for faults, new in told if new]

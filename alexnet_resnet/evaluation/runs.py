@@ -5,6 +5,7 @@ import functools
 import os
 
 import jax
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -59,8 +60,9 @@ def evaluate_run(
     data_dir: str = "",
     precise_bn: int = 0,
     views: str = "",
-) -> tuple[int, Result]:
-    """The step of a run's checkpoint and its errors on a split.
+    batch_size: int = 0,
+) -> tuple[int, Result, list[str]]:
+    """The step of a run's checkpoint, its errors on a split, and lines about images that cannot be read.
 
     Args:
       workdir: the run's folder.
@@ -70,12 +72,14 @@ def evaluate_run(
       precise_bn: training batches over which the statistics of batch normalisation are taken anew, as plain averages;
         0 keeps the running moments.
       views: what is judged of an image, if not what the run judges; one of `config.EVALUATION_VIEWS`.
+      batch_size: images at a time; 0 for as many as the run judges.
 
     Raises:
       UserError: as `restore`, `sources.load` and `Evaluator`.
     """
     config = workdir_lib.read_config(workdir)
     config.evaluation.views = views or config.evaluation.views
+    config.evaluation.batch_size = batch_size or config.evaluation.batch_size
     check_choice("views", config.evaluation.views, config_lib.EVALUATION_VIEWS)
     mesh = mesh_lib.create(ConfigDict({"data": -1, "model": 1}))
     if data_dir:
@@ -85,7 +89,8 @@ def evaluate_run(
     network = state_lib.from_config(config)
     if precise_bn:
         state = with_precise_statistics(config, network, state, precise_bn)
-    return int(state.step), Evaluator(config, network, mesh)(state, examples)
+    evaluate = Evaluator(config, network, mesh)
+    return int(state.step), evaluate(state, examples), evaluate.news()
 
 
 def with_precise_statistics(
@@ -101,6 +106,7 @@ def with_precise_statistics(
     """
     loader = loaders.create(config.data, sources.load(config.data, config.data.train_split))
     training = loader.training_batches(config.train.batch_size, config.seed, stop_step=batches)
-    images = (jax.jit(functools.partial(training_images, config.data))(state, batch) for batch in training)
+    as_trained = jax.jit(functools.partial(training_images, config.data))
+    images = (as_trained(state, batch)[np.flatnonzero(batch["valid"])] for batch in training)
     module = nnx.merge(network.graphdef, state.params, state.batch_stats, copy=True)
     return dataclasses.replace(state, batch_stats=nnx.to_pure_dict(average_statistics(module, images)))

@@ -82,25 +82,31 @@ class Views:
             raise UserError(f"{field}: expected 'centre' or 'ten_crop' for {examples.name}, whose images are small.")
         if jax.process_count() > 1:
             raise UserError(f"{field}: expected one process, as hosts would see other shapes; found several.")
-        scales, size = self._config.evaluation.scales, self._batch_size
+        scales, size = self._config.evaluation.scales, self._config.data.image_size
+        self._check_sizes(state, scales[0])
         total = np.zeros((len(examples), self._network.num_classes), np.float32)
         labels, seen = np.zeros(len(examples), np.int32), np.zeros(len(examples), np.int32)
         for side in scales:
-            for batch in loader.whole_images(side, size):
-                try:
-                    found = self._whole(state.params, state.batch_stats, state.mean, self._images(batch))
-                except (ValueError, TypeError) as error:
-                    # Raised while the shapes are traced: a fully connected layer on top of a map of another size.
-                    name = self._config.model.name
-                    raise UserError(
-                        f"{field}: expected a network that takes images of any size, not {name}."
-                    ) from error
+            # As many pixels at a time as in a batch of crops; an image is at most twice as long as it is short.
+            few = mesh_lib.round_up(self._batch_size * size**2 // (2 * side**2), self._mesh)
+            for batch in loader.whole_images(side, few):
+                images = mesh_lib.put_batch({"image": batch["image"]}, self._mesh)
+                found = np.asarray(self._whole(state.params, state.batch_stats, state.mean, images))
                 rows = batch["row"][batch["valid"]]
-                total[rows] += np.asarray(found)[batch["valid"]]
+                total[rows] += found[batch["valid"]]
                 labels[rows], seen[rows] = batch["label"][batch["valid"]], seen[rows] + 1
         valid = seen == len(scales)
         sums = self._score(np.where(valid[:, None], total, 1.0), np.float32(len(scales)), labels, valid)
         return {name: value.item() for name, value in jax.device_get(sums).items()}
 
-    def _images(self, batch: dict[str, np.ndarray]) -> Batch:
-        return mesh_lib.put_batch({"image": batch["image"]}, self._mesh)
+    def _check_sizes(self, state: TrainState, side: int) -> None:
+        name, data = self._config.model.name, self._config.data
+        for height, width in ((side, side), (side, 2 * side)):
+            images = jax.ShapeDtypeStruct((1, height, width, data.channels), jnp.float32)
+            try:
+                jax.eval_shape(self._network.apply, state.params, state.batch_stats, images)
+            except (ValueError, TypeError) as error:
+                # A fully connected layer on top of a map of another size.
+                raise UserError(
+                    f"evaluation.views='multi_scale': expected a network that takes images of any size, not {name}."
+                ) from error

@@ -34,6 +34,12 @@ def check_batch(field: str, batch_size: int, mesh: Mesh) -> None:
         raise UserError(f"{field}={batch_size}: expected a multiple of {shards}, the devices that share a batch.")
 
 
+def round_up(batch_size: int, mesh: Mesh) -> int:
+    """The least batch of at least `batch_size`, and not empty, that the mesh's data axis divides."""
+    shards = mesh.shape["data"]
+    return max(1, -(-batch_size // shards)) * shards
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

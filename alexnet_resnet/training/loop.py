@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.analysis import curves
 from alexnet_resnet.data import loaders, normalisation, sources
+from alexnet_resnet.data.faults import Faults
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator
 from alexnet_resnet.parallel import mesh as mesh_lib
@@ -97,10 +98,10 @@ def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, s
             state, measured, waited = advance(state, number, count)
             epochs = (number + count) // steps_per_epoch - number // steps_per_epoch
             number += count
-            meter.add(number, measured, waited)
+            meter.add(number, measured, waited, count)
             progress.advance(count)
-            if (epochs or number == total) and (news := loader.faults.news()):
-                progress.say(news)
+            if epochs or number == total:
+                _tell(loader.faults, workdir, progress)
             last, evaluates = number == total, number % evaluate_every == 0
             if last or evaluates or number % save_every == 0:
                 meter.pause()
@@ -114,6 +115,14 @@ def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, s
         progress.close()
         writer.close()
         checkpoints.close()
+
+
+def _tell(faults: Faults, workdir: str, progress: Progress) -> None:
+    """Says which images turned out to be unreadable since the last time, and lists them all in the folder."""
+    if new := faults.new():
+        progress.say(faults.summary(new))
+        with open(os.path.join(workdir, workdir_lib.UNREADABLE), "a") as file:
+            file.writelines(f"{reason}\n" for reason in new)
 
 
 def _start(config, network, optimizer, training, loader, mesh, checkpoints) -> state_lib.TrainState:
@@ -152,7 +161,7 @@ def _resident(config, network, optimizer, rate, mesh, loader, begin, total):
 
     def advance(state, number, count):
         epoch, place = divmod(number * config.train.batch_size, examples)
-        return *steps(state, arrays, np.int32(epoch), np.int32(place), count), 0.0
+        return *steps(state, arrays, np.int32(epoch), np.int32(place), np.int32(count)), 0.0
 
     return advance
 
@@ -175,6 +184,8 @@ class _Judge:
 
     def _judge(self, step: int, state: state_lib.TrainState, split: str) -> float:
         result = self._evaluate(state, self._splits[split])
+        for news in self._evaluate.news():
+            self._progress.say(news)
         errors = {f"{split}/error": result.top1_error, f"{split}/top5_error": result.top5_error}
         self._writer.write(step, **{f"{split}/loss": result.loss}, **errors)
         self._progress.say(

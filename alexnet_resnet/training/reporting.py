@@ -116,34 +116,34 @@ class Meter:
     def __init__(self, every: int, images_per_step: int, writer: Writer, progress: Progress):
         self._every, self._images = every, images_per_step
         self._writer, self._progress = writer, progress
-        self._late: tuple[int, dict[str, Array]] | None = None
+        self._late: tuple[int, dict[str, Array], int] | None = None
         self._window: list[dict[str, float]] = []
         self._seconds = self._waited = 0.0
         self._since = time.monotonic()
         self._compiling, self._timed, self._last_step = True, 0, 0
 
-    def add(self, step: int, measured: dict[str, Array], waited: float) -> None:
+    def add(self, step: int, measured: dict[str, Array], waited: float, count: int = 1) -> None:
         """Takes the measurements of the steps just dispatched in one call and reads those of the call before.
 
         Args:
           step: the number of the last of them, from 1.
-          measured: their scalars, still on the device: [] for one step or [steps].
+          measured: their scalars, still on the device: [] for one step, or arrays that begin with these steps'.
           waited: seconds that the loop waited for their batches.
+          count: how many steps they are.
 
         Raises:
           Diverged: a step of the call before gave a loss, a gradient or parameters that are not finite.
         """
         self._read()
-        self._late = step, measured
+        self._late = step, measured, count
         self._waited += waited
 
     def _read(self) -> None:
         if self._late is None:
             return
-        last, measured = self._late
+        last, measured, count = self._late
         self._late = None
         series = {name: np.atleast_1d(value).tolist() for name, value in jax.device_get(measured).items()}
-        count = len(series["loss"])
         for number in range(count):
             self._take(last - count + 1 + number, {name: values[number] for name, values in series.items()}, count)
 

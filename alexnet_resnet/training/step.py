@@ -74,15 +74,19 @@ def train_step(
     context = Context(train=True, key=key, examples=jnp.arange(batch["label"].shape[0]))
     images, valid = training_images(data, state, batch), batch["valid"]
 
+    def mean_of_valid(values):
+        # Without a single image that can be read there is no loss, and no step but the weight decay's.
+        return jnp.sum(values, where=valid) / jnp.maximum(jnp.sum(valid), 1)
+
     def loss_of(params):
         logits, batch_stats = network.apply(params, state.batch_stats, images, context)
-        return jnp.mean(softmax_cross_entropy(logits, batch["label"]), where=valid), (logits, batch_stats)
+        return mean_of_valid(softmax_cross_entropy(logits, batch["label"])), (logits, batch_stats)
 
     (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     measured = {
         "loss": loss,
-        "error": 1 - jnp.mean(in_top_k(logits, batch["label"], 1), dtype=jnp.float32, where=valid),
+        "error": mean_of_valid(~in_top_k(logits, batch["label"], 1)),
         "learning_rate": rate(state.step),
         "gradient_norm": optax.tree.norm(gradients),
     }
@@ -130,14 +134,15 @@ def compile_train_step(
 
 def compile_resident_steps(
     network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, mesh: Mesh, config
-) -> Callable[[TrainState, dict[str, Array], Array, Array, int], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[TrainState, dict[str, Array], Array, Array, Array], tuple[TrainState, dict[str, Array]]]:
     """Several training steps in one call, each on a batch that is drawn and cut on the device.
 
     Returns:
       A function of the state, the arrays of `data.arrays.Resident.on_device`, the epoch and the place of the first
-      example (int32 []), and the number of steps; it returns the state and the measurements, each [steps].
+      example, and the number of steps, at most `train.steps_per_call` (int32 []); it returns the state and the
+      measurements, each [train.steps_per_call], of which the first are of these steps.
     """
-    data, size = config.data, config.train.batch_size
+    data, size, most = config.data, config.train.batch_size, config.train.steps_per_call
     everywhere, split = mesh_lib.replicated(mesh), mesh_lib.split_batch(mesh)
 
     def steps(state, arrays, epoch, place, count):
@@ -147,15 +152,23 @@ def compile_resident_steps(
             batch = jax.lax.with_sharding_constraint(batch, split)
             return train_step(state, batch, network=network, optimizer=optimizer, rate=rate, data=data)
 
-        if count == 1:
+        if most == 1:
             state, measured = one(state, 0)
             return state, jax.tree.map(lambda value: jnp.reshape(value, (1,)), measured)
-        return jax.lax.scan(one, state, jnp.arange(count, dtype=jnp.int32))
+
+        def next_one(number, carried):
+            state, series = carried
+            state, measured = one(state, number)
+            return state, jax.tree.map(lambda values, value: values.at[number].set(value), series, measured)
+
+        shapes = jax.eval_shape(lambda state: one(state, 0)[1], state)
+        series = jax.tree.map(lambda leaf: jnp.zeros(most, leaf.dtype), shapes)
+        # The number of steps is not compiled in: calls that a report or a checkpoint cuts short are the same program.
+        return jax.lax.fori_loop(0, count, next_one, (state, series))
 
     return jax.jit(
         steps,
-        static_argnums=4,
-        in_shardings=(everywhere, everywhere, everywhere, everywhere),
+        in_shardings=(everywhere,) * 5,
         out_shardings=everywhere,
         donate_argnums=0,
     )

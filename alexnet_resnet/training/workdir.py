@@ -14,7 +14,7 @@ from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.errors import UserError
 
 CONFIG, DATASET, METRICS, LOCK = "config.json", "dataset.json", "metrics.jsonl", "lock"
-CHECKPOINTS, CURVE = "checkpoints", "curve.png"
+CHECKPOINTS, CURVE, UNREADABLE = "checkpoints", "curve.png", "unreadable.txt"
 
 
 def write_atomically(path: str, text: str) -> None:

@@ -37,10 +37,10 @@ def run(shapes_npz, tmp_path_factory):
 
 def test_evaluating_gives_the_errors_that_training_measured(run):
     workdir, final = run
-    step, result = runs.evaluate_run(str(workdir))
+    step, result, _ = runs.evaluate_run(str(workdir))
     assert (step, result.examples) == (24, 27)
     assert result.top1_error == pytest.approx(final["test/error"], abs=1e-9)
-    _, validation = runs.evaluate_run(str(workdir), split="validation")
+    _, validation, _ = runs.evaluate_run(str(workdir), split="validation")
     assert validation.top1_error == pytest.approx(final["validation/error"], abs=1e-9)
 
 
@@ -76,7 +76,7 @@ def test_precise_statistics_are_those_of_the_training_batches(run, shapes_npz):
     conv1 = np.asarray(named["conv1"], np.float64)
     np.testing.assert_allclose(precise.batch_stats["bn1"]["mean"], conv1.mean((0, 1, 2)), rtol=1e-3, atol=1e-3)
     assert not np.allclose(precise.batch_stats["bn1"]["mean"], state.batch_stats["bn1"]["mean"], rtol=1e-6)
-    _, result = runs.evaluate_run(str(workdir), precise_bn=6)
+    _, result, _ = runs.evaluate_run(str(workdir), precise_bn=6)
     assert result.top1_error <= final["test/error"] + 0.1
 
 

@@ -80,7 +80,8 @@ def trained(folder, tmp_path_factory):
 
 def test_a_run_goes_over_a_bad_image_and_says_so_at_the_end_of_the_epoch(trained):
     workdir, printed = trained
-    assert printed.count("photographs train: 1 of 35 images cannot be read, such as train/dark/92.JPEG: ") == 1
+    assert printed.count("photographs train: 1 of 35 images cannot be read; new: train/dark/92.JPEG: ") == 1
+    assert (workdir / "unreadable.txt").read_text().startswith("train/dark/92.JPEG: ")
     assert "taking the mean over 35 images" in printed and "(8 examples)" in printed
     assert sorted(losses(workdir)) == [3, 6, 9, 12] and all(np.isfinite(list(losses(workdir).values())))
 

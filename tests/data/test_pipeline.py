@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.data import faults, loaders, normalisation, plan, reading, views
-from alexnet_resnet.data.examples import EncodedExamples, Examples, InMemory, Unreadable
+from alexnet_resnet.data.examples import EncodedExamples, Examples, InMemory
 from alexnet_resnet.errors import UserError
 
 
@@ -231,7 +232,7 @@ def test_one_bad_file_is_counted_and_the_run_goes_on(broken):
     data = make_data(32, 24, random_crop=True, random_flip=True, max_unreadable=0.05)
     loader = loaders.create(data, encoded_examples(images))
     clean = loaders.create(data, encoded_examples(photographs(20)))
-    assert loader.faults.news() == ""
+    assert loader.faults.new() == []
     for batch, expected in zip(
         loader.training_batches(6, 0, stop_step=12), clean.training_batches(6, 0, stop_step=12), strict=True
     ):
@@ -240,8 +241,10 @@ def test_one_bad_file_is_counted_and_the_run_goes_on(broken):
         np.testing.assert_array_equal(batch["image"][~bad], expected["image"][~bad])
         np.testing.assert_array_equal(batch["row"], expected["row"])
     assert len(loader.faults) == 1 and 7 in loader.faults
-    assert "1 of 20 images cannot be read, such as image 7: " in loader.faults.news()
-    assert loader.faults.news() == "", "told once"
+    (reason,) = loader.faults.new()
+    assert reason.startswith("image 7: ")
+    assert loader.faults.summary([reason]) == f"some: 1 of 20 images cannot be read; new: {reason}"
+    assert loader.faults.new() == [], "told once"
     judged = list(loader.evaluation_batches(6))
     assert sum(batch["valid"].sum() for batch in judged) == 19
 
@@ -250,6 +253,41 @@ def test_a_jpeg_damaged_inside_is_decoded_or_counted_but_ends_nothing():
     images = [*photographs(19), BROKEN["damaged"]]
     loader = loaders.create(make_data(32, 24, max_unreadable=0.05), encoded_examples(images))
     assert len(list(loader.training_batches(5, 0, stop_step=8))) == 8
+
+
+@pytest.mark.parametrize("view", ["canvas", "area"])
+def test_a_truncated_jpeg_is_left_out_of_every_use_wherever_a_run_begins(view):
+    """A crop above the cut could be decoded: what a run leaves out must not depend on what it has seen before."""
+    images = photographs(12)
+    images[5] = images[5][: int(0.7 * len(images[5]))]
+    data = make_data(32, 24, view=view, random_crop=True, mean="none", max_unreadable=0.1)
+    whole = list(loaders.create(data, encoded_examples(images)).training_batches(4, 0, stop_step=24))
+    uses = np.concatenate([batch["row"][~batch["valid"]] for batch in whole])
+    assert uses.tolist() == [5] * 8
+    for start in range(0, 24, 5):
+        for share in (slice(0, 2), slice(2, 4)):
+            batches = loaders.create(data, encoded_examples(images)).training_batches(4, 0, start, start + 3, share)
+            for batch, expected in zip(batches, whole[start:], strict=False):
+                same(batch, {name: value[share] for name, value in expected.items()})
+
+
+@pytest.mark.parametrize("ending", ["closed", "mended", "finished"])
+def test_no_threads_are_left_behind(ending):
+    images = photographs(12)
+    if ending == "mended":
+        # Its end is there but its beginning is not what a decoder takes: only decoding tells.
+        images[3] = images[3].replace(b"\xff\xdb", b"\xff\xe5")
+    data = make_data(32, 24, max_unreadable=0.1)
+    for _ in range(6):
+        loader = loaders.create(data, encoded_examples(images))
+        batches = loader.training_batches(4, 0, stop_step=None if ending == "closed" else 6)
+        if ending == "closed":
+            next(batches)
+            batches.close()
+        else:
+            assert len(list(batches)) == 6
+        assert (len(loader.faults) == 1) == (ending == "mended")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
 
 
 @pytest.mark.parametrize("broken", ["truncated", "no image"])
@@ -267,7 +305,7 @@ def test_labels_without_a_class_are_bad_examples():
     loader = loaders.create(data, encoded_examples(photographs(3), [0, -1, 7]))
     (batch,) = loader.evaluation_batches(3)
     assert batch["valid"].tolist() == [True, False, False]
-    assert "label -1, where there are 5 classes" in loader.faults.news()
+    assert "image 1: label -1, where there are 5 classes" in loader.faults.new()
 
 
 def test_images_stay_in_memory_as_far_as_they_fit():
@@ -309,14 +347,14 @@ def test_a_mended_image_is_read_from_then_on():
         def __call__(self, image):
             raise ValueError("no")
 
-    examples = encoded_examples([GOOD, BROKEN["truncated"]])
+    no_tables = GOOD.replace(b"\xff\xdb", b"\xff\xe5")  # PIL cannot do without them either
+    examples = encoded_examples([GOOD, no_tables])
     reader = reading.Reader(examples, faults.Faults(examples, 1.0))
     assert reader.mend(0, Fussy()) and reader.mend(1, Fussy())
     assert not reader.mend(0, Fussy()), "a PNG now"
     ((_, read),) = reader.batches(plan.evaluation_batches(2, 2, 0))
     assert read.good.tolist() == [True, False] and read.images[0].startswith(b"\x89PNG")
-    with pytest.raises(Unreadable):
-        raise Unreadable("and the reasons are kept: " + reader.faults.news())
+    assert len(reader.faults) == 1 and 1 in reader.faults
 
 
 def mean_of(data, examples):
@@ -343,6 +381,12 @@ def test_the_mean_of_some_examples_and_of_encoded_ones():
     np.testing.assert_allclose(few, examples.images[[0, 99]].mean(0), rtol=1e-6)
     encoded = encoded_examples([encode(image, "PNG") for image in examples.images])
     np.testing.assert_allclose(mean_of(make_data(8, 8), encoded), examples.images.mean(0, dtype=np.float64), rtol=1e-6)
+
+
+def test_a_mean_without_an_image_is_refused():
+    data = make_data(8, 8, max_unreadable=1.0)
+    with pytest.raises(UserError, match="some: expected an image that can be read for the mean, found none"):
+        mean_of(data, encoded_examples([b"nothing"] * 3))
 
 
 def test_unreadable_images_are_not_in_the_mean():

@@ -159,7 +159,7 @@ def test_folders_are_read_by_their_splits(tmp_path):
     assert examples.encoded and len(examples) == 5 and examples.label_names == ("cat", "dog")
     assert [examples.read(index)[1] for index in range(5)] == [0, 0, 1, 1, 1]
     assert len(sources.load(data, "validation")) == 4
-    with pytest.raises(UserError, match="data.num_classes=10: expected 2, as folder has"):
+    with pytest.raises(UserError, match="data.num_classes=10: expected 2, as .* train has"):
         sources.load(make_data(dataset="folder", data_dir=str(tmp_path)), "train")
     with pytest.raises(UserError, match="data.test_split='test': expected one of"):
         sources.load(data, "test", "data.test_split")
@@ -191,6 +191,13 @@ def test_prepared_folders_are_read_with_their_statistics(prepared):
     taken, _ = normalisation.measure(data, dataclasses.replace(examples, statistics=None), canvases)
     np.testing.assert_array_equal(known, taken)
     assert not sources.load(data, "train[:5]").statistics, "those of other images"
+    # Grey images, each of one level: at another size the mean is the same.
+    data.update(canvas_size=24, image_size=24)
+    smaller, _ = normalisation.measure(data, sources.load(data, "train"), list)
+    np.testing.assert_allclose(smaller, known[:24, :24], atol=1e-4)
+    other = dataclasses.replace(examples, rows=range(5))
+    with pytest.raises(UserError, match="train-statistics.npz is of 6 images, expected those of .* 5"):
+        normalisation.measure(data, other, list)
 
 
 def test_prepared_images_are_not_enlarged_nor_their_edges_missed(prepared):
@@ -198,7 +205,10 @@ def test_prepared_images_are_not_enlarged_nor_their_edges_missed(prepared):
     data = make_data(dataset="prepared", data_dir=str(out), num_classes=2, canvas_size=40)
     with pytest.raises(UserError, match="data.canvas_size=40: expected at most 32, the size"):
         sources.load(data, "train")
-    data.update(canvas_size=32, view="scale")
+    data.update(canvas_size=32, view="scale", scale_range=(32, 48))
+    with pytest.raises(UserError, match=r"data.scale_range=\(32, 48\): expected sides of at most 32"):
+        sources.load(data, "train")
+    data.scale_range = (32, 32)
     if square:
         with pytest.raises(UserError, match="data.view='scale': expected 'canvas', as .* with --square"):
             sources.load(data, "train")

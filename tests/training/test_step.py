@@ -12,7 +12,7 @@ import pytest
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.data import loaders
 from alexnet_resnet.data.examples import Examples
-from alexnet_resnet.evaluation.classification import Evaluator, padded_batch_size
+from alexnet_resnet.evaluation.classification import Evaluator
 from alexnet_resnet.models import Context
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.training import optimizer as optimizer_lib
@@ -164,7 +164,7 @@ def test_an_evaluation_counts_every_example_once(batch_size, mesh_of):
 
 
 def test_evaluation_batches_are_rounded_up_to_the_devices():
-    assert [padded_batch_size(n, eight_devices()) for n in (1, 8, 9)] == [8, 8, 16]
+    assert [mesh_lib.round_up(n, eight_devices()) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
 
 
 def test_evaluation_pads_what_the_network_pads():
@@ -191,6 +191,9 @@ def test_rows_that_cannot_be_read_take_no_part_in_the_loss():
     relabelled["label"][3] = (relabelled["label"][3] + 1) % 10
     (one, measured), (other, _) = step(state, batch), step(state, relabelled)
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    nothing = step(state, {**batch, "valid": np.zeros(16, bool)})
+    assert float(nothing[1]["loss"]) == 0 == float(nothing[1]["gradient_norm"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nothing[0].params))
     whole = step(state, make_batch())[1]
     assert float(measured["loss"]) != float(whole["loss"])
 
