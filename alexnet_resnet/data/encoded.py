@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -106,6 +107,22 @@ def as_rgb(data: bytes) -> np.ndarray:
 def as_rgb_png(data: bytes) -> bytes:
     """`as_rgb` as a PNG, for decoders that want encoded bytes."""
     return png(as_rgb(data))
+
+
+def view(data: bytes, window: Sequence[int], shape: tuple[int, int]) -> bytes:
+    """A window of an encoded RGB image, resized (antialiased) to a height and width, as a PNG.
+
+    Args:
+      data: the image, as `png` gives it.
+      window: top, left, height and width, in its pixels.
+      shape: the height and width to come out.
+    """
+    from PIL import Image
+
+    top, left, height, width = window
+    with Image.open(io.BytesIO(data)) as image:
+        part = image.crop((left, top, left + width, top + height))
+        return png(np.asarray(part.resize(shape[::-1], Image.Resampling.BILINEAR)))
 
 
 def png(image: np.ndarray) -> bytes:

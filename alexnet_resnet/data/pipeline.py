@@ -3,8 +3,10 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from alexnet_resnet.data import plan, views
+from alexnet_resnet.data import encoded, plan, views
 from alexnet_resnet.data.arrays import margins
 from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.data.faults import Faults
@@ -31,8 +33,8 @@ TOGETHER = 8
 # PIL's pixels, which a prepared set's statistics are of; TensorFlow's own choice differs by up to 18 levels.
 DCT = "INTEGER_ACCURATE"
 
-# How an example is decoded: as a JPEG that needs no resizing, as one scaled down by views.REDUCTIONS[way], or as a PNG.
-AS_IT_IS, CUT = -1, len(views.REDUCTIONS)
+# How an example is decoded: as a JPEG scaled down by views.REDUCTIONS[way], or as a PNG.
+AS_PNG = len(views.REDUCTIONS)
 
 
 class Pipeline:
@@ -167,17 +169,20 @@ class Pipeline:
         return self._from_encoded(groups, count)
 
     def _from_encoded(self, groups: Callable[[int], Iterator["_Group"]], count: int) -> Batches:
-        done = 0
+        done, plain = 0, True
         while True:
             trouble = []
             try:
-                for batch in self._decoded(groups(done), count, trouble):
+                for batch in self._decoded(groups(done), count, plain, trouble):
                     yield batch
                     done += 1
                 return
             except tf.errors.OpError:
-                if trouble:
+                if trouble and not isinstance(trouble[0], _NotPlain):
                     raise trouble[0] from None
+                if trouble:
+                    plain = False
+                    continue
                 # Which of the batch's images it was is found out, and the pipeline starts again from that batch.
                 failed = groups(done)
                 rows = next(failed).batch.rows.tolist()
@@ -185,43 +190,43 @@ class Pipeline:
                 if not sum(self._reader.mend(index, _decode) for index in set(rows)):
                     raise
 
-    def _decoded(self, groups: Iterator["_Group"], count: int, trouble: list) -> Batches:
-        """Decodes the groups, each of `count` examples; an exception of theirs is left in `trouble`."""
-        planned = collections.deque()
+    def _decoded(self, groups: Iterator["_Group"], count: int, plain: bool, trouble: list) -> Batches:
+        """Decodes the groups, each of `count` examples; an exception of theirs is left in `trouble`.
+
+        A graph that can resize costs time even where it does not. With `plain`, as long as the groups are cut and
+        nothing else, as prepared images are, it cannot; a group that asks for more is `_NotPlain`.
+        """
+        planned, over = collections.deque(), threading.Event()
+        first = next(groups, None)
+        if first is None:
+            return
+        plain = plain and first.is_plain
 
         def fields():
             try:
-                for group in groups:
+                for group in itertools.chain([first], groups):
+                    if plain and not group.is_plain:
+                        raise _NotPlain
                     planned.append(group)
-                    yield group.read.images, group.orders()
+                    yield group.images(), *group.orders
             except Exception as error:
-                # TensorFlow would hand on its text only.
-                trouble.append(error)
+                # TensorFlow would hand on its text only. What comes once nobody listens is of the groups' own ending.
+                if not over.is_set():
+                    trouble.append(error)
                 raise
 
-        def decoded(image, window, ratio):
+        def decoded(image, window, ratio=1):
             return tf.image.decode_and_crop_jpeg(image, window, channels=3, ratio=ratio, dct_method=DCT)
 
-        def halved(image, window, shape, ratio):
-            return lambda: _resized(decoded(image, window, ratio), shape, self._data.antialias)
+        def view(image, window, rest):
+            if plain:
+                return decoded(image, window)
+            ways = [functools.partial(decoded, image, window, ratio) for ratio in views.REDUCTIONS]
+            pixels = tf.switch_case(rest[2], [*ways, lambda: tf.io.decode_png(image, channels=3)])
+            return _resized(pixels, rest[:2], self._data.antialias)
 
-        def whole(image, window, shape):
-            part = tf.slice(tf.io.decode_png(image, channels=3), [window[0], window[1], 0], [window[2], window[3], 3])
-            # No decoder has halved it, and these are few.
-            return _resized(part, shape, antialias=True)
-
-        def general(image, window, shape, way):
-            branches = [halved(image, window, shape, ratio) for ratio in views.REDUCTIONS]
-            return tf.switch_case(way, [*branches, lambda: whole(image, window, shape)])
-
-        def view(image, order):
-            window, shape, way = order[:4], order[4:6], order[6]
-            # Nearly all views of prepared images take the first way: few operations, few microseconds.
-            return tf.cond(
-                way == AS_IT_IS, lambda: decoded(image, window, 1), lambda: general(image, window, shape, way)
-            )
-
-        signature = tf.TensorSpec([count], tf.string), tf.TensorSpec([count, 7], tf.int32)
+        spec = tf.TensorSpec
+        signature = spec([count], tf.string), spec([count, 4], tf.int32), spec([count, 3], tf.int32)
         batches = _run(fields, signature, view, count)
         try:
             for images in batches:
@@ -229,6 +234,7 @@ class Pipeline:
                 yield group.batch.with_views(images, group.read.labels, group.batch.valid & group.read.good)
         finally:
             # TensorFlow never ends a generator that it was given, and this one has threads and images.
+            over.set()
             batches.close()
             _close(groups)
 
@@ -279,14 +285,31 @@ class _Group:
         batch = plan.unmoved(np.array(rows, np.int32), np.arange(count) < len(waiting))
         return cls(batch, Read.joined(read), np.array(windows), shape)
 
-    def orders(self) -> np.ndarray:
-        """Each example's window (after the decoder's halvings), the shape it gets, and the way there, int32 [B, 7]."""
+    @functools.cached_property
+    def orders(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each example's window after the decoder's halvings, and its shape and the way there: int32 [B, 4], [B, 3]."""
         jpegs, shapes = self.read.jpegs, np.broadcast_to(self.shape, (len(self.windows), 2))
         reductions = np.where(jpegs, views.reduction(self.windows, shapes), 1)
         windows = views.reduced(self.windows, reductions, *self.read.sizes.T)
-        ways = np.where(jpegs, np.searchsorted(views.REDUCTIONS, reductions), CUT)
-        ways[(ways == 0) & (windows[:, 2:] == shapes).all(1)] = AS_IT_IS
-        return np.column_stack([windows, shapes, ways]).astype(np.int32)
+        ways = np.where(jpegs, np.searchsorted(views.REDUCTIONS, reductions), AS_PNG)
+        return windows.astype(np.int32), np.column_stack([shapes, ways]).astype(np.int32)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all are JPEGs of which a part is cut out and nothing else."""
+        windows, rest = self.orders
+        return bool((rest[:, 2] == 0).all() and (windows[:, 2:] == rest[:, :2]).all())
+
+    def images(self) -> np.ndarray:
+        """The encoded images; of those few that are no plain JPEGs only the view, as a PNG."""
+        images = self.read.images.copy()
+        for place in np.flatnonzero(~self.read.jpegs).tolist():
+            images[place] = encoded.view(images[place], self.windows[place].tolist(), self.shape)
+        return images
+
+
+class _NotPlain(Exception):
+    """A group that asks for more than to be cut."""
 
 
 def _decode(image: bytes) -> tf.Tensor:
@@ -331,16 +354,12 @@ def _run(fields: Callable, signature: tuple, view: Callable, count: int) -> Iter
 
 
 def _resized(image: tf.Tensor, shape, antialias: bool) -> tf.Tensor:
-    """A window as bytes of a height and width; one that has them already stays as it is."""
-
-    def resize():
-        if antialias:
-            resized = tf.image.resize(image, shape, antialias=True)
-        else:
-            resized = tf.raw_ops.ResizeBilinear(images=image[None], size=shape, half_pixel_centers=True)[0]
-        return tf.cast(resized + 0.5, tf.uint8)
-
-    return tf.cond(tf.reduce_all(tf.shape(image)[:2] == shape), lambda: image, resize)
+    """A window as bytes of a height and width; one that has them already comes out as it is."""
+    if antialias:
+        resized = tf.image.resize(image, shape, antialias=True)
+    else:
+        resized = tf.raw_ops.ResizeBilinear(images=image[None], size=shape, half_pixel_centers=True)[0]
+    return tf.cast(resized + 0.5, tf.uint8)
 
 
 # One copy of each split in TensorFlow's memory, however often it is read.
