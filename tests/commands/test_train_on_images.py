@@ -127,28 +127,7 @@ def test_an_empty_class_folder_is_refused_by_name(folder, tmp_path, command):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_set_on_the_device_trains_as_one_from_tf_data(shapes_npz, tmp_path, command):
-    fields = {
-        "data.dataset": "npz",
-        "data.data_dir": shapes_npz,
-        "data.num_classes": 4,
-        "data.canvas_size": 10,
-        "data.image_size": 8,
-        "data.view": "canvas",
-        "data.mean_position": "own",
-        "data.validation_split": "",
-        "train.batch_size": 20,
-        "log.every": "4 steps",
-    }
-    streamed, resident = tmp_path / "streamed", tmp_path / "resident"
-    for workdir, chosen in (streamed, {}), (resident, {"data.loader": "resident", "train.steps_per_call": 4}):
-        result = command("train", *flags_for("", workdir, **(fields | chosen)), devices=2)
-        assert result.returncode == 0, result.stderr
-    assert sorted(losses(streamed)) == [4, 8, 12] == sorted(losses(resident))
-    np.testing.assert_allclose(list(losses(resident).values()), list(losses(streamed).values()), rtol=2e-3)
-
-
-def test_the_resident_loader_imports_no_tensorflow(shapes_npz, tmp_path):
+def test_a_set_on_the_device_trains_several_steps_a_call_without_tensorflow(shapes_npz, tmp_path):
     fields = {
         "data.dataset": "npz",
         "data.data_dir": shapes_npz,
@@ -158,7 +137,10 @@ def test_the_resident_loader_imports_no_tensorflow(shapes_npz, tmp_path):
         "data.view": "canvas",
         "data.mean_position": "own",
         "data.loader": "resident",
-        "train.duration": "2 steps",
+        "data.validation_split": "",
+        "train.steps_per_call": 4,
+        "train.duration": "7 steps",
+        "log.every": "5 steps",
         "log.tensorboard": False,
     }
     code = "import sys\nfor name in ('tensorflow', 'tensorflow_datasets'): sys.modules[name] = None\n"
@@ -171,3 +153,5 @@ def test_the_resident_loader_imports_no_tensorflow(shapes_npz, tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stderr
+    # Calls of 4, 1 (a report is due), 1 (an evaluation) and 1.
+    assert sorted(losses(tmp_path / "run")) == [5, 7]

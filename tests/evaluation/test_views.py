@@ -82,31 +82,28 @@ def test_scales_are_averaged_and_every_image_is_judged_once(run):
     config, network, state = run
     config = config.copy_and_resolve_references()
     config.evaluation.views = "multi_scale"
-    sizes = [(64, 64), (64, 96), (130, 64), (64, 100), (64, 64), (96, 64), (64, 64), (64, 64), (64, 64), (64, 64)] + [
-        (64, 64),
-        (70, 400),
-    ]
+    sizes = [(64, 64), (64, 96), (130, 64), (64, 100), (64, 64), (64, 64), (70, 400)]
     pictures = [photograph(*size, seed) for seed, size in enumerate(sizes)]
     encoded = []
     for picture in pictures:
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "PNG")
         encoded.append(buffer.getvalue())
-    labels = np.arange(12) % 5
+    labels = np.arange(7) % 5
     encoded[4] = b"unreadable"
-    config.data.max_unreadable = 0.1
-    examples = EncodedExamples(InMemory(encoded, labels), range(12), tuple("abcde"), "photographs")
+    config.data.max_unreadable = 0.2
+    examples = EncodedExamples(InMemory(encoded, labels), range(7), tuple("abcde"), "photographs")
     result = Evaluator(config, network, mesh())(state, examples)
     assert result.unreadable == 1
 
-    colour, total = np.asarray(state.mean).mean((0, 1)), np.zeros((12, 5))
+    colour, total = np.asarray(state.mean).mean((0, 1)), np.zeros((7, 5))
     for side in (32, 64):
         for index, picture in enumerate(pictures):
             (top, left, height, width), shape = views.whole_image(*picture.shape[:2], side)
             part = Image.fromarray(picture[top : top + height, left : left + width])
             resized = np.asarray(part.resize(shape[::-1], Image.Resampling.BILINEAR), np.float32) - colour
             total[index] += softmax(network.apply(state.params, state.batch_stats, jnp.asarray(resized[None]))[0])[0]
-    keep = np.arange(12) != 4
+    keep = np.arange(7) != 4
     check(result, total[keep] / 2, labels[keep])
 
 

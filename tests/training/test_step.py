@@ -202,12 +202,19 @@ def test_rows_that_cannot_be_read_take_no_part_in_the_loss():
 def test_lighting_shifts_training_images_by_one_colour_each_and_evaluation_by_none(convention):
     from alexnet_resnet.ops import lighting
 
-    config, network, optimizer, _ = make()
-    config.data.update(lighting=convention, divisor=2.0)
+    config = config_lib.default("resnet_cifar")
+    config.data.update(canvas_size=12, image_size=8, lighting=convention, divisor=2.0)
     axes = lighting.shift_axes(convention, *lighting.AUTHOR, 0.1)
-    mean = jnp.full((12, 12, 3), 120.0)
-    state = jax.jit(lambda m: state_lib.create(network, optimizer, 0, m, jnp.asarray(axes)))(mean)
-    batch = make_batch()
+    state = state_lib.TrainState(
+        step=jnp.int32(0),
+        params={},
+        batch_stats={},
+        opt_state=(),
+        key=jax.random.key_data(jax.random.key(0)),
+        mean=jnp.full((12, 12, 3), 120.0),
+        colours=jnp.asarray(axes, jnp.float32),
+    )
+    batch = jax.tree.map(jnp.asarray, make_batch())
     plain = np.asarray(step_lib.evaluation_images(config.data, state.mean, batch)) * 2
     lit = np.asarray(step_lib.training_images(config.data, state, batch)) * 2
     shifts = lit * (1.1 if convention == "as_run" else 1) - plain
