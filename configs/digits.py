@@ -2,7 +2,7 @@
 
   python -m alexnet_resnet.train --config=configs/digits.py --workdir=runs/digits
 
-Expected: 1.7% test error in about a minute on two cores; meant for any CPU.
+Expected: 2.5% test error (9 of 360 digits) in about two minutes on two cores; meant for any CPU.
 """
 
 from alexnet_resnet import config as config_lib
