@@ -5,7 +5,7 @@
 TFDS is where TensorFlow Datasets has prepared imagenet2012; the variable TFDS_DATA_DIR by default. The table is
 printed and written to input_pipeline.txt and .json, and drawn as .png. A quarter of an hour, on a quiet machine.
 
-Result: results/input_pipeline.txt beside this file: ours 1.0 to 1.1 times the limit, prepared 3.6 times, peers below 0.7.
+Result: results/input_pipeline.txt. Ours 1.0 to 1.1 times the limit, prepared 3.6 times; the peers 0.4 to 0.7 times.
 
 Every contender runs in processes of its own, so that none meets another's threads and memory, for a few seconds in
 each of several rounds that go through all of them; median, lowest and highest are over the rounds. The first seconds
