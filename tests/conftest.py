@@ -26,7 +26,7 @@ install_import_hook("alexnet_resnet", "beartype.beartype(conf=beartype.BeartypeC
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command():
     """Runs `python -m alexnet_resnet.NAME FLAGS...` from the repository's root, on `devices` simulated devices."""
 

@@ -259,7 +259,7 @@ class _Encoded:
                 name = decode_example(self._records.read(row)).get("file_name")
                 return f"{name.decode('utf-8', 'backslashreplace')} ({place})" if isinstance(name, bytes) else place
             except Unreadable:
-                pass  # it is asked for most often when the record is damaged
+                return place  # a damaged record, of which the name is asked most often
         return place
 
 

@@ -23,20 +23,10 @@ mirror and normalise to float32 on the host, as published:
           processor, each of which makes whole batches in shared memory.
 """
 
-import collections
-import contextlib
 import dataclasses
-import datetime
 import glob
-import importlib.metadata
-import itertools
 import json
-import mmap
-import multiprocessing
 import os
-import platform
-import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -44,7 +34,10 @@ import tempfile
 import time
 
 import numpy as np
+import peers
+import provenance
 from absl import flags
+from peers import BATCH, SIDE
 
 from alexnet_resnet import cli
 from alexnet_resnet.errors import UserError, check_at_least, check_choice
@@ -60,8 +53,7 @@ MEMORY = flags.DEFINE_string("memory", "training", "Freed memory: as in 'trainin
 ONLY = flags.DEFINE_list("only", [], "Measures these contenders in this process and prints a JSON object for each.")
 FOLDER = flags.DEFINE_string("folder", None, "With --only: where the images are, as a run without --only makes it.")
 
-SIDE, BATCH, WARM_UP = 224, 64, 3.0
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])  # as both peers' recipes have them
+WARM_UP = 3.0
 DCT = "INTEGER_ACCURATE"  # ours: `alexnet_resnet/data/pipeline.py`
 
 # The sets of images: the source's, and what `alexnet_resnet.prepare` makes of them.
@@ -129,90 +121,6 @@ def ours(data, examples, view: str):
         yield len(batch["image"]), 0.0
 
 
-def flax(images: list[bytes]):
-    """The pipeline of the Flax ImageNet example, from memory."""
-    import tensorflow as tf
-
-    whole = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
-
-    def view(image):
-        begin, size, _ = tf.image.sample_distorted_bounding_box(
-            tf.image.extract_jpeg_shape(image),
-            whole,
-            min_object_covered=0.1,
-            aspect_ratio_range=(3 / 4, 4 / 3),
-            area_range=(0.08, 1.0),
-            max_attempts=10,
-            use_image_if_no_bounding_boxes=True,
-        )
-        pixels = tf.image.decode_and_crop_jpeg(image, tf.concat([begin[:2], size[:2]], 0), channels=3)
-        pixels = tf.image.resize(pixels, [SIDE, SIDE], method=tf.image.ResizeMethod.BICUBIC)
-        return (tf.image.random_flip_left_right(pixels) - 255 * MEAN) / (255 * STD)
-
-    options = tf.data.Options()
-    options.deterministic = False
-    encoded = tf.data.Dataset.from_tensor_slices(images).repeat().shuffle(16 * BATCH)
-    batches = encoded.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH, drop_remainder=True)
-    for batch in batches.prefetch(tf.data.AUTOTUNE).with_options(options).as_numpy_iterator():
-        yield len(batch), 0.0
-
-
-def pil(files: list[str]):
-    """A pool of processes that open, crop, resize and normalise with PIL and NumPy, a batch each."""
-    workers = os.cpu_count() or 1
-    shape = 2 * workers, BATCH, 3, SIDE, SIDE
-    memory = mmap.mmap(-1, int(np.prod(shape)) * 4)  # what is forked shares it
-    slots = np.frombuffer(memory, np.float32).reshape(shape)
-    random = np.random.default_rng(0)
-    order = itertools.chain.from_iterable(random.permutation(len(files)).tolist() for _ in itertools.count())
-    used: dict[int, float] = {}
-    with multiprocessing.get_context("fork").Pool(workers, _share, (files, slots)) as pool:
-        waiting = collections.deque()
-        for slot in itertools.cycle(range(len(slots))):
-            if len(waiting) == len(slots):
-                count, process, seconds = waiting.popleft().get()
-                used[process] = seconds
-                yield count, sum(used.values())
-            waiting.append(
-                pool.apply_async(_fill, (slot, list(itertools.islice(order, BATCH)), random.integers(2**32)))
-            )
-
-
-_shared = {}
-
-
-def _share(files, slots):
-    _shared.update(files=files, slots=slots)
-
-
-def _fill(slot: int, rows: list[int], seed: int) -> tuple[int, int, float]:
-    from PIL import Image
-
-    random, views = np.random.default_rng(seed), []
-    for row in rows:
-        with open(_shared["files"][row], "rb") as file, Image.open(file) as image:
-            view = image.convert("RGB").crop(_inception_box(*image.size, random))
-        view = view.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        if random.random() < 0.5:
-            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = np.asarray(view).transpose(2, 0, 1).astype(np.float32) / 255
-        views.append((pixels - MEAN[:, None, None]) / STD[:, None, None])
-    np.stack(views, out=_shared["slots"][slot])
-    return len(rows), os.getpid(), _processor_seconds()
-
-
-def _inception_box(width: int, height: int, random) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of 8% to 100% of the area with an aspect of 3/4 to 4/3; the centre where none fits."""
-    for _ in range(10):
-        area, aspect = width * height * random.uniform(0.08, 1), np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
-        wide, high = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-        if 0 < wide <= width and 0 < high <= height:
-            left, top = random.integers(width - wide + 1), random.integers(height - high + 1)
-            return left, top, left + wide, top + high
-    side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2
-
-
 # Measuring.
 
 
@@ -237,22 +145,17 @@ def _encoded(source: dict) -> list[bytes]:
     return [i for i, h in zip(images, headers, strict=True) if h.format == "JPEG" and h.components in (1, 3)]
 
 
-def _processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
 def measure(batches, images: int, warm_up: float, seconds: float) -> dict[str, float]:
     """Images a second and microseconds of processor time an image, after the warm-up."""
     start, seen = time.perf_counter(), 0
     while seen < images or time.perf_counter() - start < warm_up:
         count, others = next(batches)
         seen += count
-    start, used, seen, elapsed = time.perf_counter(), _processor_seconds() + others, 0, 0.0
+    start, used, seen, elapsed = time.perf_counter(), peers.processor_seconds() + others, 0, 0.0
     while elapsed < seconds:
         count, others = next(batches)
         seen, elapsed = seen + count, time.perf_counter() - start
-    used = _processor_seconds() + others - used
+    used = peers.processor_seconds() + others - used
     batches.close()
     return dict(images_per_second=seen / elapsed, cpu_us=1e6 * used / seen, images=seen)
 
@@ -274,10 +177,10 @@ def measure_here(names: list[str], folder: str) -> None:
             batches, count = ours(data, examples, **contender.options), len(examples)
         elif contender.group == "PIL":
             files = sorted(glob.glob(os.path.join(folder, f"files-{contender.images}", "*.jpg")))
-            batches, count = pil(files), len(files)
+            batches, count = peers.pil(files), len(files)
         else:
             images = _encoded(source)
-            reader = limit if contender.group == "limit" else flax
+            reader = limit if contender.group == "limit" else peers.flax
             batches, count = reader(images, **contender.options), len(images)
         print(json.dumps(dict(name=name, memory_kept=kept, **measure(batches, count, warm_up, seconds))), flush=True)
 
@@ -381,36 +284,6 @@ def summarise(measured: list[dict]) -> dict[str, dict]:
     return rows
 
 
-def machine() -> dict:
-    """Where and with what this was measured."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as file:
-        model = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-
-    def git(*arguments):
-        with contextlib.suppress(OSError):
-            here = os.path.dirname(os.path.abspath(__file__))
-            return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True).stdout.strip()
-        return ""
-
-    names = ["tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow"]
-    versions = {"python": platform.python_version()}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    changed = "with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return dict(
-        cores=os.cpu_count(),
-        processor=model,
-        platform=platform.platform(),
-        load_before=round(os.getloadavg()[0], 2),
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        command=shlex.join(["python", *sys.argv]),
-        commit=f"{git('rev-parse', '--short', 'HEAD')} {changed}".strip(),
-        versions=versions,
-    )
-
-
 def table(result: dict) -> str:
     """The result as text."""
     where, lines = result["machine"], []
@@ -494,7 +367,7 @@ def main() -> None:
         os.makedirs(out, exist_ok=True)
     except OSError as error:
         raise UserError(f"out={out!r}: expected a folder that can be made ({error.strerror}).") from error
-    where = machine()
+    where = provenance.machine()
     with tempfile.TemporaryDirectory() as folder:
         source = dict(dataset="imagenet2012", data_dir=DATA_DIR.value or os.environ.get("TFDS_DATA_DIR", ""))
         facts = lay_out(_made_here(folder) if QUICK.value else source, folder)

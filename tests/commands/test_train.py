@@ -58,17 +58,10 @@ def assert_same(a, b):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(shapes_npz, tmp_path_factory):
+def uninterrupted(shapes_npz, tmp_path_factory, command):
     """A run that was never stopped, and what it printed."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    result = subprocess.run(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(shapes_npz, workdir)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    result = command("train", *flags_for(shapes_npz, workdir))
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 

@@ -64,16 +64,9 @@ def losses(workdir):
 
 
 @pytest.fixture(scope="module")
-def trained(folder, tmp_path_factory):
+def trained(folder, tmp_path_factory, command):
     workdir = tmp_path_factory.mktemp("runs") / "folder"
-    result = subprocess.run(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(folder, workdir)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    result = command("train", *flags_for(folder, workdir))
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -86,7 +79,7 @@ def test_a_run_goes_over_a_bad_image_and_says_so_at_the_end_of_the_epoch(trained
     assert sorted(losses(workdir)) == [3, 6, 9, 12] and all(np.isfinite(list(losses(workdir).values())))
 
 
-def test_a_run_that_was_killed_reads_on_where_it_stopped(trained, folder, tmp_path):
+def test_a_run_that_was_killed_reads_on_where_it_stopped(trained, folder, tmp_path, command):
     workdir = tmp_path / "killed"
     process = subprocess.Popen(
         [sys.executable, "-m", "alexnet_resnet.train", *flags_for(folder, workdir)],
@@ -100,13 +93,7 @@ def test_a_run_that_was_killed_reads_on_where_it_stopped(trained, folder, tmp_pa
             break
     process.kill()
     process.wait()
-    again = subprocess.run(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(folder, workdir)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
-    )
+    again = command("train", *flags_for(folder, workdir))
     assert again.returncode == 0, again.stderr
     assert losses(workdir) == losses(trained[0])
 

@@ -1,0 +1,40 @@
+"""Where, when and with what a benchmark's figures were measured."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+
+
+def machine() -> dict:
+    """Where and with what this was measured."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as file:
+        model = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+
+    def git(*arguments):
+        with contextlib.suppress(OSError):
+            here = os.path.dirname(os.path.abspath(__file__))
+            return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True).stdout.strip()
+        return ""
+
+    names = ["tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow"]
+    versions = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    changed = "with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return dict(
+        cores=os.cpu_count(),
+        processor=model,
+        platform=platform.platform(),
+        load_before=round(os.getloadavg()[0], 2),
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=shlex.join(["python", *sys.argv]),
+        commit=f"{git('rev-parse', '--short', 'HEAD')} {changed}".strip(),
+        versions=versions,
+    )
