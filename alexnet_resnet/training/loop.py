@@ -14,6 +14,7 @@ from alexnet_resnet.data import loaders, normalisation, sources
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator
 from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.parallel import strategies
 from alexnet_resnet.parallel.prefetch import prefetch
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
@@ -43,8 +44,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     config_lib.check(config)
     workdir_lib.check(workdir, config)
-    mesh = mesh_lib.create(config.parallel)
-    mesh_lib.check_batch("train.batch_size", config.train.batch_size, mesh)
+    strategy = strategies.create(config)
     network = state_lib.from_config(config)
     splits = {
         name: sources.load(config.data, config.data[f"{name}_split"], f"data.{name}_split")
@@ -57,12 +57,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     if config_lib.steps("train.duration", config.train.duration, steps_per_epoch) < 1:
         raise UserError(f"train.duration={config.train.duration!r}: expected at least one step.")
     with workdir_lib.claim(workdir, config, workdir_lib.describe(splits["train"])):
-        _train(config, workdir, mesh, network, splits)
+        _train(config, workdir, strategy, network, splits)
     curves.draw([workdir], os.path.join(workdir, workdir_lib.CURVE))
     return workdir_lib.final_measurements(workdir) | {"parameters": network.parameter_count}
 
 
-def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, splits: dict) -> None:
+def _train(
+    config: ConfigDict, workdir: str, strategy: strategies.Strategy, network: state_lib.Network, splits: dict
+) -> None:
     training = splits["train"]
     steps_per_epoch = len(training) / config.train.batch_size
     in_steps = functools.partial(config_lib.steps, steps_per_epoch=steps_per_epoch)
@@ -73,21 +75,20 @@ def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, s
         os.path.join(workdir, workdir_lib.CHECKPOINTS), config.checkpoint.keep_last, config.checkpoint.keep_best
     )
     loader = loaders.create(config.data, training)
-    state = _start(config, network, optimizer, training, loader, mesh, checkpoints)
+    state = _start(config, network, optimizer, training, loader, strategy, checkpoints)
     begin = int(state.step)
     writer, progress = Writer(workdir, begin, config.log.tensorboard), Progress(begin, total)
     progress.say(
         f"{config.model.name}: {network.parameter_count:,} parameters; {training.name}: {len(training):,} examples; "
-        f"{mesh.size} {jax.devices()[0].platform} device(s); "
-        + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
+        f"{strategy}; " + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
     )
-    judge = _Judge(Evaluator(config, network, mesh), splits, writer, progress)
+    judge = _Judge(Evaluator(config, network, strategy), splits, writer, progress)
     report_every = max(1, in_steps("log.every", config.log.every))
     meter = Meter(report_every, config.train.batch_size, writer, progress)
     evaluate_every = max(1, in_steps("evaluation.every", config.evaluation.every))
     save_every = max(1, in_steps("checkpoint.every", config.checkpoint.every))
     feed = _resident if config.data.loader == "resident" else _streamed
-    advance = feed(config, network, optimizer, rate, mesh, loader, begin, total)
+    advance = feed(config, network, optimizer, rate, strategy, loader, begin, total)
     number = begin
     try:
         while number < total:
@@ -116,24 +117,24 @@ def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, s
         checkpoints.close()
 
 
-def _start(config, network, optimizer, training, loader, mesh, checkpoints) -> state_lib.TrainState:
+def _start(config, network, optimizer, training, loader, strategy, checkpoints) -> state_lib.TrainState:
     """The newest checkpoint's state, or a fresh one."""
-    everywhere = mesh_lib.replicated(mesh)
     create = functools.partial(state_lib.create, network, optimizer, config.seed)
-    state = checkpoints.restore_newest(state_lib.like(config, network, optimizer, everywhere))
+    like = strategy.place(state_lib.like(config, network, optimizer, strategy.everywhere))
+    state = checkpoints.restore_newest(like)
     if state is None:
         canvases = functools.partial(loader.evaluation_batches, STATISTICS_BATCH, whole_canvas=True)
         measured = normalisation.measure(config.data, training, lambda rows: canvases(rows=rows), print)
-        state = jax.jit(create, out_shardings=everywhere)(*measured)
+        state = jax.jit(create, out_shardings=state_lib.shardings(network, optimizer, strategy))(*measured)
     return state
 
 
-def _streamed(config, network, optimizer, rate, mesh, loader, begin, total):
+def _streamed(config, network, optimizer, rate, strategy, loader, begin, total):
     """A function that takes the next step on a batch from the host; also the seconds that it waited for the batch."""
-    train_step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data)
+    train_step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data)
     size = config.train.batch_size
-    host = loader.training_batches(size, config.seed, begin, total, mesh_lib.share(size, mesh))
-    batches = prefetch(host, mesh, config.data.prefetch, size)
+    host = loader.training_batches(size, config.seed, begin, total, mesh_lib.share(size, strategy.batch))
+    batches = prefetch(host, strategy.batch, config.data.prefetch, size)
 
     def advance(state, number, count):
         asked = time.monotonic()
@@ -144,10 +145,10 @@ def _streamed(config, network, optimizer, rate, mesh, loader, begin, total):
     return advance
 
 
-def _resident(config, network, optimizer, rate, mesh, loader, begin, total):
+def _resident(config, network, optimizer, rate, strategy, loader, begin, total):
     """A function that takes the next steps on batches that the device makes itself."""
-    steps = step_lib.compile_resident_steps(network, optimizer, rate, mesh, config)
-    arrays = loader.on_device(mesh_lib.replicated(mesh))
+    steps = step_lib.compile_resident_steps(network, optimizer, rate, strategy, config)
+    arrays = loader.on_device(strategy.everywhere)
     examples = len(arrays["labels"])
 
     def advance(state, number, count):
