@@ -1,9 +1,10 @@
 """What the commands share: flags in, one call, and an error of the user's as one line."""
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -11,6 +12,9 @@ from ml_collections import ConfigDict, config_flags
 from alexnet_resnet.errors import UserError
 
 FAILURE, USER_ERROR = 1, 2
+
+# Seconds without a word from another process until it counts as lost.
+HEARTBEAT = 30
 
 
 def define_config():
@@ -22,6 +26,67 @@ def define_config():
         "field, such as --config.train.batch_size=64.",
         lock_config=True,
     )
+
+
+class Cluster:
+    """The flags that make a command one of several processes; to be defined once, at the top of a command."""
+
+    def __init__(self):
+        self._distributed = flags.DEFINE_bool(
+            "distributed",
+            False,
+            "One process of several, each started with the same command. JAX finds the others on SLURM, GKE, TPU pods "
+            "and under Open MPI; elsewhere the next three flags say where they are.",
+        )
+        self._address = flags.DEFINE_string("coordinator_address", "", "Where process 0 is, as host:port.")
+        self._count = flags.DEFINE_integer("num_processes", -1, "How many processes there are.")
+        self._number = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
+        self._heartbeat = flags.DEFINE_integer(
+            "heartbeat", HEARTBEAT, "Seconds without a word from another process until it counts as lost."
+        )
+
+    @contextlib.contextmanager
+    def joined(self, workdir: str = "") -> Iterator[Callable[[int], None]]:
+        """The life of a command, with --distributed as one of several processes.
+
+        Args:
+          workdir: the folder of the run that it trains, if it does; then a watcher tells how it ended.
+
+        Returns:
+          What is to be told the number of each training step.
+
+        Raises:
+          UserError: as `parallel.hosts.join`; flags of a cluster without --distributed.
+        """
+        if not self._distributed.value:
+            named = [flag.name for flag in (self._address, self._count, self._number) if flag.present]
+            if named:
+                raise UserError(f"--{named[0]}: expected --distributed with it.")
+            yield lambda step: None
+            return
+        # JAX is slow to import, and --help does without it.
+        import jax
+
+        from alexnet_resnet.parallel import hosts
+        from alexnet_resnet.parallel.watcher import Watcher
+
+        hosts.join(self._address.value, self._count.value, self._number.value, self._heartbeat.value)
+        watcher = (
+            Watcher(f"process {jax.process_index()} of {jax.process_count()}", os.path.join(workdir, "checkpoints"))
+            if workdir
+            else None
+        )
+        try:
+            with hosts.side_by_side(SystemExit):
+                yield watcher.step if watcher else lambda step: None
+        except hosts.Refused:
+            if hosts.is_first():
+                raise
+            sys.exit(USER_ERROR)
+        finally:
+            if watcher:
+                watcher.done()
+            jax.distributed.shutdown()
 
 
 def require(flag: flags.FlagHolder, example: str):

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from alexnet_resnet import models
 from alexnet_resnet.errors import UserError, check_at_least, check_choice
 from alexnet_resnet.ops import lighting, photometry
+from alexnet_resnet.parallel import strategies
 
 LOADERS = ("tf", "resident")
 VIEWS = ("canvas", "scale", "area")
@@ -137,9 +138,14 @@ def default(network: str) -> ConfigDict:
                 "tensorboard": True,
             },
             "parallel": {
-                # Devices along the mesh's axes; -1 takes all that are left.
+                # How the network is spread over the devices: 'data' (the parameters everywhere, the batch split),
+                # 'fsdp' (parameters and optimizer split along `data` as well), and for networks in columns 'columns'
+                # (one to a device: AlexNet's two GPUs) and 'hybrid' (columns in the fully connected layers only).
+                "strategy": "data",
+                # Devices along the mesh's axes. data=-1 takes all that are left; model=-1 one for each column under
+                # 'columns' and 'hybrid', else 1.
                 "data": -1,
-                "model": 1,
+                "model": -1,
             },
         },
         type_safe=True,
@@ -186,6 +192,7 @@ def check(config: ConfigDict) -> None:
       UserError: names the field, its value and what it may be.
     """
     check_choice("model.name", config.model.name, tuple(models.NETWORKS))
+    strategies.check(config)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}: expected a number from 0 to 2**32 - 1.")
     ghost_batch = config.model.get("ghost_batch", 0)

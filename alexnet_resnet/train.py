@@ -2,7 +2,8 @@
 
   python -m alexnet_resnet.train --config=configs/digits.py --workdir=runs/digits
 
-The same command again goes on where the run stopped.
+The same command again goes on where the run stopped. On several hosts it is started on each with --distributed; see
+docs/launch.md.
 """
 
 import sys
@@ -14,22 +15,32 @@ from alexnet_resnet import cli
 CONFIG = cli.define_config()
 flags.declare_key_flag("config")  # --help lists it as this command's own
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: configuration, measurements, checkpoints, curve.")
+CLUSTER = cli.Cluster()
 
 
 def main() -> None:
+    from alexnet_resnet.parallel import hosts
     from alexnet_resnet.parallel.host import keep_freed_memory
     from alexnet_resnet.training import loop
+    from alexnet_resnet.training.preemption import Stopped
     from alexnet_resnet.training.reporting import Diverged
 
     config = cli.require(CONFIG, "configs/digits.py")
     workdir = cli.require(WORKDIR, "runs/digits")
     keep_freed_memory()
-    try:
-        final = loop.train(config, workdir)
-    except Diverged as error:
-        print(f"error: stopped at {error}; the checkpoints in {workdir} are from before.", file=sys.stderr)
-        sys.exit(cli.FAILURE)
-    loop.print_summary(final, workdir)
+    with CLUSTER.joined(workdir) as at_step:
+        try:
+            final = loop.train(config, workdir, at_step)
+        except Diverged as error:
+            if hosts.is_first():
+                print(f"error: stopped at {error}; the checkpoints in {workdir} are from before.", file=sys.stderr)
+            sys.exit(cli.FAILURE)
+        except Stopped as stopped:
+            final = None
+            if hosts.is_first():
+                print(f"Told to stop (SIGTERM): saved after step {stopped.step}, where the same command goes on.")
+        if final:
+            loop.print_summary(final, workdir)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Resident:
         seed: int,
         start_step: int = 0,
         stop_step: int | None = None,
-        share: slice = slice(None),
+        share: slice | np.ndarray = slice(None),
     ) -> Batches:
         """As `pipeline.Pipeline.training_batches`, made on the host; training itself has `batch`."""
         data, examples, size = self._data, self._examples, self._data.image_size
@@ -67,7 +67,11 @@ class Resident:
             yield drawn.with_views(np.stack(views), examples.labels[drawn.rows], drawn.valid)
 
     def evaluation_batches(
-        self, batch_size: int, share: slice = slice(None), whole_canvas: bool = False, rows: np.ndarray | None = None
+        self,
+        batch_size: int,
+        share: slice | np.ndarray = slice(None),
+        whole_canvas: bool = False,
+        rows: np.ndarray | None = None,
     ) -> Batches:
         """As `pipeline.Pipeline.evaluation_batches`."""
         data, examples = self._data, self._examples

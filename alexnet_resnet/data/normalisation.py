@@ -1,8 +1,11 @@
 """What a training split says of its colours: the mean canvas, and the axes along which lighting shifts them."""
 
 import dataclasses
+import functools
+import operator
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +15,27 @@ from alexnet_resnet.errors import UserError
 from alexnet_resnet.ops import lighting
 
 
+@dataclasses.dataclass(frozen=True)
+class Helpers:
+    """The processes that measure together; by default there is only this one.
+
+    Attributes:
+      number: which of them this is.
+      count: how many they are.
+      gather: every process's value, on all of them.
+    """
+
+    number: int = 0
+    count: int = 1
+    gather: Callable[[Any], list] = lambda value: [value]
+
+
 def measure(
-    data, examples: Examples | EncodedExamples, canvases: Callable, say: Callable[[str], None] = lambda text: None
+    data,
+    examples: Examples | EncodedExamples,
+    canvases: Callable,
+    say: Callable[[str], None] = lambda text: None,
+    helpers: Helpers = Helpers(),
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean canvas and the lighting's axes that a configuration asks for.
 
@@ -22,6 +44,8 @@ def measure(
       examples: the training split.
       canvases: from the numbers of some examples to batches of their whole canvases (see `loaders`).
       say: called with a line before and during what takes long.
+      helpers: encoded images, which have to be decoded for this, are shared out among them; all get the same result,
+        whatever their number.
 
     Returns:
       The mean, float32 in grey levels: [canvas, canvas, C], one value a channel everywhere for 'per_channel'; [1, 1, C]
@@ -30,7 +54,7 @@ def measure(
     """
     found = None
     if data.lighting != "none" and data.lighting_statistics == "dataset":
-        found = colours = _statistics(data, examples, canvases, say)
+        found = colours = _statistics(data, examples, canvases, say, helpers)
     elif data.lighting != "none":
         colours = lighting.STATISTICS[data.lighting_statistics]
     axes = np.zeros((examples.channels, examples.channels))
@@ -39,7 +63,7 @@ def measure(
     if data.mean == "none":
         mean = np.zeros((1, 1, examples.channels))
     elif examples.encoded or found:
-        mean = (found or _statistics(data, examples, canvases, say)).mean_image
+        mean = (found or _statistics(data, examples, canvases, say, helpers)).mean_image
     else:
         mean = statistics.mean_of_arrays(_chosen(data, examples))
     if data.mean == "per_channel":
@@ -61,7 +85,7 @@ def _chosen(data, examples: Examples) -> np.ndarray:
     return examples.images if len(rows) == len(examples) else examples.images[rows]
 
 
-def _statistics(data, examples, canvases, say) -> statistics.Statistics:
+def _statistics(data, examples, canvases, say, helpers: Helpers) -> statistics.Statistics:
     if not examples.encoded:
         return statistics.of_arrays(_chosen(data, examples))
     if examples.statistics:
@@ -69,12 +93,14 @@ def _statistics(data, examples, canvases, say) -> statistics.Statistics:
     rows = _rows(data, examples)
     say(f"{examples.name}: taking the mean over {len(rows):,} images")
     sums, told = statistics.Sums(data.canvas_size, examples.channels), 0
-    for batch in canvases(rows):
+    for batch in canvases(rows[helpers.number :: helpers.count]):
         for image in batch["image"][batch["valid"]]:
             sums.add(image)
-        if sums.images - told >= 5000:
-            told = sums.images
+        if sums.images * helpers.count - told >= 5000:
+            told = sums.images * helpers.count
             say(f"{examples.name}: {told:,} of {len(rows):,} images")
+    # Sums of whole numbers: the same in any order.
+    sums = functools.reduce(operator.add, helpers.gather(sums))
     if not sums.images:
         raise UserError(f"{examples.name}: expected an image that can be read for the mean, found none.")
     return sums.statistics()

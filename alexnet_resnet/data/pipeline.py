@@ -67,7 +67,7 @@ class Pipeline:
         seed: int,
         start_step: int = 0,
         stop_step: int | None = None,
-        share: slice = slice(None),
+        share: slice | np.ndarray = slice(None),
     ) -> Batches:
         """Training views from `start_step` to before `stop_step`, in the order and with the draws of `plan`.
 
@@ -76,7 +76,7 @@ class Pipeline:
           seed: the run's seed.
           start_step: the first step to return.
           stop_step: the first not to return; None goes on without end.
-          share: the part of every batch that this host reads.
+          share: the places of every batch that this host reads.
 
         Raises:
           UserError: more examples than `data.max_unreadable` cannot be read.
@@ -97,16 +97,20 @@ class Pipeline:
                 data, len(self._examples), batch_size, seed, start_step + skip, stop_step, share
             )
 
-        return self._batches(batches, windows, size, len(range(batch_size)[share]), data.view == "canvas")
+        return self._batches(batches, windows, size, len(np.arange(batch_size)[share]), data.view == "canvas")
 
     def evaluation_batches(
-        self, batch_size: int, share: slice = slice(None), whole_canvas: bool = False, rows: np.ndarray | None = None
+        self,
+        batch_size: int,
+        share: slice | np.ndarray = slice(None),
+        whole_canvas: bool = False,
+        rows: np.ndarray | None = None,
     ) -> Batches:
         """Every example once, in order, the canvas's centre as its view; the last batch is filled up as invalid.
 
         Args:
           batch_size: examples a batch, over all hosts.
-          share: the part of every batch that this host reads.
+          share: the places of every batch that this host reads.
           whole_canvas: the whole canvas is the view.
           rows: only these examples, in this order; all by default.
         """
@@ -125,7 +129,7 @@ class Pipeline:
                     batch.rows[:] = rows[batch.rows]
                 yield batch
 
-        return self._batches(batches, windows, size, len(range(batch_size)[share]), True)
+        return self._batches(batches, windows, size, len(np.arange(batch_size)[share]), True)
 
     def whole_images(self, side: int, batch_size: int) -> Batches:
         """Every encoded image once as a whole, its shorter side brought to `side` (`views.whole_image`).

@@ -49,7 +49,7 @@ def training_batches(
     seed: int,
     start_step: int = 0,
     stop_step: int | None = None,
-    share: slice = slice(None),
+    share: slice | np.ndarray = slice(None),
 ) -> Iterator[Batch]:
     """The training batches of the steps from `start_step` to before `stop_step`.
 
@@ -60,7 +60,7 @@ def training_batches(
       seed: the run's seed.
       start_step: the first step to return.
       stop_step: the first not to return; None goes on without end.
-      share: the part of every batch that this host reads.
+      share: the places of every batch that this host reads.
     """
     inside = np.arange(batch_size)[share]
     step = start_step
@@ -96,14 +96,16 @@ def draw(data, examples: int, seed: int, epochs: draws.Array, places: draws.Arra
     return rows.astype(np.int32), epochs.astype(np.int32), offsets.astype(np.int32), flips
 
 
-def evaluation_batches(examples: int, batch_size: int, offset: int, share: slice = slice(None)) -> Iterator[Batch]:
+def evaluation_batches(
+    examples: int, batch_size: int, offset: int, share: slice | np.ndarray = slice(None)
+) -> Iterator[Batch]:
     """Every example once, in order; the last batch is filled up as invalid.
 
     Args:
       examples: how many there are.
       batch_size: examples a batch, over all hosts.
       offset: where every crop begins on its canvas, on both axes.
-      share: the part of every batch that this host reads.
+      share: the places of every batch that this host reads.
     """
     for start in range(0, examples, batch_size):
         places = np.arange(start, start + batch_size)[share]

@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from alexnet_resnet.data import loaders
 from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.views import Views
+from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
+from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training.state import Network, TrainState
 from alexnet_resnet.training.step import compile_evaluation_step
 
@@ -43,17 +45,19 @@ class Result:
         return f"{self.examples:,} examples" + (f", {self.unreadable:,} unreadable" if self.unreadable else "")
 
 
-def evaluate(step: Callable, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, batch_size: int) -> Result:
+def evaluate(
+    step: Callable, batches: Iterator[dict[str, np.ndarray]], sharding: NamedSharding, batch_size: int
+) -> Result:
     """Adds up `step` over the batches.
 
     Args:
       step: maps a batch to the sums of `training.step.evaluation_step`.
       batches: each example once, and rows that are not `valid`.
-      mesh: where the batches go.
+      sharding: how the examples of a batch are split over the devices.
       batch_size: examples a batch over all processes.
     """
     totals, late = {}, None
-    for batch in prefetch(batches, mesh, batch_size=batch_size):
+    for batch in prefetch(batches, sharding, batch_size=batch_size):
         sums = step(batch)
         # One batch late, so that the host never waits for the step it has just started.
         _add(totals, late)
@@ -86,14 +90,14 @@ class Evaluator:
     Args:
       config: the run's configuration; its `evaluation` section says which views are judged.
       network: the network to judge.
-      mesh: where it runs.
+      strategy: how the state that it will be given is spread.
     """
 
-    def __init__(self, config: ConfigDict, network: Network, mesh: Mesh):
-        self._config, self._mesh = config, mesh
-        self._batch_size = mesh_lib.round_up(config.evaluation.batch_size, mesh)
-        self._step = compile_evaluation_step(network, mesh, config.data)
-        self._views = Views(config, network, mesh, self._batch_size)
+    def __init__(self, config: ConfigDict, network: Network, strategy: Strategy):
+        self._config, self._sharding = config, strategy.batch
+        self._batch_size = mesh_lib.round_up(config.evaluation.batch_size, strategy.shards)
+        self._step = compile_evaluation_step(network, strategy, config.data)
+        self._views = Views(config, network, strategy, self._batch_size)
         # Kept with the images that they have read.
         self._loaders = {}
 
@@ -113,11 +117,11 @@ class Evaluator:
             step = functools.partial(self._step, state.params, state.batch_stats, state.mean)
             if ten:
                 step = functools.partial(self._views.ten_crop, state)
-            batches = loader.evaluation_batches(size, mesh_lib.share(size, self._mesh), whole_canvas=ten)
-            result = evaluate(step, batches, self._mesh, size)
+            batches = loader.evaluation_batches(size, mesh_lib.share(size, self._sharding), whole_canvas=ten)
+            result = evaluate(step, batches, self._sharding, size)
         return dataclasses.replace(result, unreadable=len(examples) - result.examples)
 
     def news(self) -> list[str]:
         """A line for each split of which more images turned out to be unreadable since the last call."""
-        told = [(loader.faults, loader.faults.new()) for loader in self._loaders.values()]
+        told = [(loader.faults, loader.faults.new(hosts.gather)) for loader in self._loaders.values()]
         return [faults.summary(new) for faults, new in told if new]

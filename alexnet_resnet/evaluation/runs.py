@@ -15,6 +15,7 @@ from alexnet_resnet.errors import UserError, check_choice
 from alexnet_resnet.evaluation.classification import Evaluator, Result
 from alexnet_resnet.models.statistics import average_statistics
 from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import workdir as workdir_lib
@@ -81,15 +82,15 @@ def evaluate_run(
     config.evaluation.views = views or config.evaluation.views
     config.evaluation.batch_size = batch_size or config.evaluation.batch_size
     check_choice("views", config.evaluation.views, config_lib.EVALUATION_VIEWS)
-    mesh = mesh_lib.create(ConfigDict({"data": -1, "model": 1}))
+    strategy = Strategy("data", mesh_lib.create(ConfigDict({"data": -1, "model": 1})))
     if data_dir:
         config.data.data_dir = data_dir
-    _, state = restore(workdir, checkpoint, mesh_lib.replicated(mesh))
+    _, state = restore(workdir, checkpoint, strategy.everywhere)
     examples = sources.load(config.data, split or config.data.test_split or config.data.validation_split)
     network = state_lib.from_config(config)
     if precise_bn:
         state = with_precise_statistics(config, network, state, precise_bn)
-    evaluate = Evaluator(config, network, mesh)
+    evaluate = Evaluator(config, network, strategy)
     return int(state.step), evaluate(state, examples), evaluate.news()
 
 

@@ -5,12 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_resnet.data import views
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training.state import Network, TrainState
 from alexnet_resnet.training.step import Batch, evaluation_images, score
 
@@ -21,15 +21,16 @@ class Views:
     Args:
       config: the run's configuration.
       network: the network to judge.
-      mesh: where it runs.
+      strategy: how the state that they will be given is spread.
       batch_size: images at a time.
     """
 
-    def __init__(self, config: ConfigDict, network: Network, mesh: Mesh, batch_size: int):
-        self._config, self._network, self._mesh, self._batch_size = config, network, mesh, batch_size
-        everywhere, split = mesh_lib.replicated(mesh), mesh_lib.split_batch(mesh)
+    def __init__(self, config: ConfigDict, network: Network, strategy: Strategy, batch_size: int):
+        self._config, self._network, self._batch_size = config, network.over(strategy), batch_size
+        everywhere, split = strategy.everywhere, strategy.batch
+        self._sharding, self._shards = split, strategy.shards
         over = functools.partial(jax.jit, out_shardings=split)
-        arguments = (everywhere, everywhere, everywhere, split)
+        arguments = (*map(strategy.shardings, network.shapes), everywhere, split)
         self._crop = over(self._crop_probabilities, in_shardings=(*arguments, everywhere), static_argnums=())
         self._whole = over(self._whole_probabilities, in_shardings=arguments)
         self._score = jax.jit(
@@ -88,9 +89,9 @@ class Views:
         labels, seen = np.zeros(len(examples), np.int32), np.zeros(len(examples), np.int32)
         for side in scales:
             # As many pixels at a time as in a batch of crops; an image is at most twice as long as it is short.
-            few = mesh_lib.round_up(self._batch_size * size**2 // (2 * side**2), self._mesh)
+            few = mesh_lib.round_up(self._batch_size * size**2 // (2 * side**2), self._shards)
             for batch in loader.whole_images(side, few):
-                images = mesh_lib.put_batch({"image": batch["image"]}, self._mesh)
+                images = mesh_lib.put_batch({"image": batch["image"]}, self._sharding)
                 found = np.asarray(self._whole(state.params, state.batch_stats, state.mean, images))
                 rows = batch["row"][batch["valid"]]
                 total[rows] += found[batch["valid"]]

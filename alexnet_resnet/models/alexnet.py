@@ -100,6 +100,20 @@ class AlexNet(nnx.Module):
       UserError: a field out of its range, a width that the columns do not divide, or images too small for the strides.
     """
 
+    # The fully connected layers, which may be split over other devices than the convolutions.
+    CONNECTED = ("fc6", "fc7", "fc8")
+
+    @staticmethod
+    def column_axis(path: tuple[str, ...]) -> int | None:
+        """The axis along which an array of parameters or statistics falls into columns; None for fc8's bias.
+
+        Args:
+          path: the array's name, such as ('conv1', 'kernel').
+        """
+        if path[0] != "fc8":
+            return -1
+        return 0 if path[-1] == "kernel" else None
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] = (224, 224, 3),
@@ -209,7 +223,8 @@ class AlexNet(nnx.Module):
         self.dropout_at = dropout_at
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "N H W C"], context: Context = Context()) -> Float[Array, "N K"]:
+    def __call__(self, x: Float[Array, "N H W C"], context: Context = Context()) -> Float[Array, "M K"]:
+        # M is N, unless the fully connected layers see the examples of several devices (`layout.to_fc`).
         layout = context.layout or Layout(Columns(self.columns), Columns(self.columns))
         conv, fc = layout.conv, layout.fc
         activate = ACTIVATIONS[self.activation]
@@ -220,15 +235,19 @@ class AlexNet(nnx.Module):
         xs = [x.astype(self.dtype)] * conv.here
         for number, steps, active in self.stages:
             if number in self.meeting:
-                xs = [conv.join(xs)] * conv.here
+                with jax.named_scope(f"conv{number}"):
+                    xs = [conv.join(xs)] * conv.here
             for step in steps:
                 xs = context.run(f"{step}{number}", self._step, step, number, step == active, xs, conv)
-        x = conv.join(xs)
-        x = layout.to_fc(x.reshape(x.shape[0], -1))
+        with jax.named_scope("fc6"):
+            x = conv.join(xs)
+            x = layout.to_fc(x.reshape(x.shape[0], -1))
         if self.dropout_at == "inputs":
             (x,) = self._drop(5, [x], Columns(), context)
         xs = self._drop(6, context.run("fc6", connected, self.fc6, x), fc, context)
-        xs = context.run("fc7", connected, self.fc7, fc.join(xs))
+        with jax.named_scope("fc7"):
+            x = fc.join(xs)
+        xs = context.run("fc7", connected, self.fc7, x)
         if self.dropout_at == "outputs":
             xs = self._drop(7, xs, fc, context)
         xs = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in xs]

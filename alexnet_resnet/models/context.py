@@ -19,6 +19,8 @@ class Context:
       key: the key of this step, from which each random layer folds its own; None draws nothing (no dropout).
       examples: the place of each row in the global batch, [N]; random layers key their draws by it.
       layout: where the columns of a network in columns are; None has all of them here.
+      batch_axes: inside a `shard_map`, the mesh axes over which the examples are split until `layout.to_fc`; batch
+        statistics are taken over them too. Empty where the arrays are global.
       activations: a dictionary that collects every named activation, or None to collect none.
       path: the name of the module being called, such as 'stage1/0'.
     """
@@ -27,6 +29,7 @@ class Context:
     key: Key[Array, ""] | None = None
     examples: Int[Array, "N"] | None = None
     layout: Layout | None = None
+    batch_axes: tuple[str, ...] = ()
     activations: dict[str, Array] | None = None
     path: str = ""
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from alexnet_resnet.models.context import Context
-from alexnet_resnet.ops.batch_norm import batch_moments, batch_normalise
+from alexnet_resnet.ops.batch_norm import batch_moments, batch_normalise, split_batch_moments
 from alexnet_resnet.ops.columns import Columns
 from alexnet_resnet.ops.linear import convolve, dense
 from alexnet_resnet.ops.pooling import ceil_padding
@@ -140,12 +141,19 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "N ... C"], context: Context) -> Float[Array, "N ... C"]:
         if context.train:
-            mean, variance = batch_moments(x, self.group)
-            values = x.size // x.shape[-1] // mean.shape[0]
-            unbiased = jnp.mean(variance, 0) * (values / max(values - 1, 1))
+            axes, batch = context.batch_axes, x.shape[0]
+            if axes:
+                batch *= lax.axis_size(axes)
+                mean, variance = split_batch_moments(x, axes, self.group)
+            else:
+                mean, variance = batch_moments(x, self.group)
+            values = (self.group or batch) * (x.size // x.shape[-1] // x.shape[0])
+            # Of all groups; one that spans several devices counts once on each of them.
+            new = (jnp.mean(mean, 0), jnp.mean(variance, 0) * (values / max(values - 1, 1)))
+            new_mean, new_variance = lax.pmean(new, axes) if axes else new
             keep = self.momentum
-            self.mean[...] = keep * self.mean[...] + (1 - keep) * jnp.mean(mean, 0)
-            self.variance[...] = keep * self.variance[...] + (1 - keep) * unbiased
+            self.mean[...] = keep * self.mean[...] + (1 - keep) * new_mean
+            self.variance[...] = keep * self.variance[...] + (1 - keep) * new_variance
         else:
             mean, variance = self.mean[...][None], self.variance[...][None]
         return batch_normalise(x, mean, variance, self.scale[...], self.bias[...], self.epsilon)

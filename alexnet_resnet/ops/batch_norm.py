@@ -30,6 +30,37 @@ def batch_moments(x: Float[Array, "N ... C"], group: int = 0) -> tuple[Float[Arr
     return mean, jnp.mean(jnp.square(x - centre), axes)
 
 
+def split_batch_moments(
+    x: Float[Array, "N ... C"], axes: tuple[str, ...], group: int = 0
+) -> tuple[Float[Array, "G C"], Float[Array, "G C"]]:
+    """`batch_moments` inside a `shard_map` whose batch is split along `axes`: those of the groups that x is part of.
+
+    Groups that nest in a device's part are its own affair. Of a group that spans several devices each computes its
+    part's moments, and these are exchanged, never activations.
+
+    Args:
+      x: this device's part of the batch; all parts have the same size.
+      axes: the mesh axes that the batch is split along, the outermost first.
+      group: examples a group, counted over the whole batch; 0 takes all of it as one.
+
+    Raises:
+      ValueError: neither does `group` divide the parts nor a part the group, or the group does not divide the batch.
+    """
+    n, parts = x.shape[0], lax.axis_size(axes)
+    group = group or n * parts
+    if group < 1 or n * parts % group or (n % group and group % n):
+        raise ValueError(f"group={group}: expected groups that nest in parts of {n} examples, or parts in them")
+    mean, variance = batch_moments(x, min(group, n))
+    if group <= n:
+        return mean, variance
+    span = group // n
+    means, variances = (lax.all_gather(moment[0], axes) for moment in (mean, variance))
+    own = lax.axis_index(axes) // span * span
+    means, variances = (lax.dynamic_slice_in_dim(moments, own, span) for moments in (means, variances))
+    mean = jnp.mean(means, 0, keepdims=True)
+    return mean, jnp.mean(variances + jnp.square(means - mean), 0, keepdims=True)
+
+
 def batch_normalise(
     x: Float[Array, "N ... C"],
     mean: Float[Array, "G C"],

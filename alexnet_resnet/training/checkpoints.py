@@ -11,6 +11,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxtyping import Array, PyTree, UInt32
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from alexnet_resnet.errors import UserError
+from alexnet_resnet.parallel import hosts
 from alexnet_resnet.training.state import TrainState
 
 
@@ -74,6 +76,24 @@ def _quiet(read_only: bool) -> Iterator[None]:
         absl_logging.set_verbosity(verbosity)
 
 
+def _misfits(saved: PyTree, like: TrainState) -> list[str]:
+    """A line for each array that was saved with another shape or type than `like` has, or that only one of them has."""
+    found = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(saved)}
+    asked = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(_fields(like))}
+    return [
+        f"{name}: expected {asked.get(name, 'no such array')}, found {found.get(name, 'none')}"
+        for name in sorted(asked.keys() | found.keys())
+        if asked.get(name) != found.get(name)
+    ]
+
+
+def _named(tree: PyTree) -> list[tuple[str, Any]]:
+    """The leaves with their names; Orbax keeps tuples as lists and named tuples as dictionaries."""
+    part = lambda key: next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a))  # noqa: E731
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [("/".join(str(part(key)) for key in path), leaf) for path, leaf in leaves]
+
+
 class Damaged(Exception):
     """A checkpoint's files do not give back what was saved."""
 
@@ -109,7 +129,7 @@ class Checkpoints:
                     ),
                     enable_background_delete=True,
                 ),
-                item_names=("state", "digests"),
+                item_handlers={"state": ocp.StandardCheckpointHandler(), "digests": ocp.JsonCheckpointHandler()},
             )
 
     def save(self, step: int, state: TrainState, error: float | None = None) -> None:
@@ -134,27 +154,38 @@ class Checkpoints:
         return step if error < math.inf else None
 
     def restore(self, like: TrainState, step: int) -> TrainState:
-        """The state saved at `step`, laid out as the ShapeDtypeStructs in `like` say.
+        """The state saved at `step`, laid out as the ShapeDtypeStructs in `like` say, however it lay when it was saved.
 
         Raises:
-          Damaged: the files are incomplete, do not fit `like`, or hold other values than were saved.
+          UserError: other arrays were saved than `like` has.
+          Damaged: the files are incomplete, or hold other values than were saved.
         """
+        trouble, found = "", None
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Orbax warns of the layout it was told to use.
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(_fields(like)), digests=ocp.args.JsonRestore()
-                    ),
-                )
+            # Orbax would cast to the type it is asked for, and say nothing.
+            misfits = _misfits(self._manager.item_metadata(step).state, like)
+            if not misfits:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # Orbax warns of the layout it was told to use.
+                    found = self._manager.restore(
+                        step,
+                        args=ocp.args.Composite(
+                            state=ocp.args.StandardRestore(_fields(like)), digests=ocp.args.JsonRestore()
+                        ),
+                    )
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
-            raise Damaged(f"checkpoint {self._place(step)}: {str(error).strip().splitlines()[0]}") from error
-        fields, expected = found["state"], found["digests"]
-        actual = _values(fields)
-        wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
-        if wrong:
-            raise Damaged(f"checkpoint {self._place(step)}: {', '.join(wrong[:3])} differ from what was saved")
+            trouble, misfits = (str(error).strip() or type(error).__name__).splitlines()[0], []
+        # What one process cannot read none of them goes on with.
+        trouble = next(filter(None, hosts.gather(trouble)), "")
+        if misfits:
+            raise UserError(f"checkpoint {self._place(step)}: {'; '.join(misfits[:3])}.")
+        if not trouble:
+            fields, expected = found["state"], found["digests"]
+            actual = _values(fields)
+            wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
+            trouble = f"{', '.join(wrong[:3])} differ from what was saved" if wrong else ""
+        if trouble:
+            raise Damaged(f"checkpoint {self._place(step)}: {trouble}")
         return TrainState(**fields)
 
     def restore_newest(self, like: TrainState) -> TrainState | None:
@@ -163,32 +194,42 @@ class Checkpoints:
         A damaged checkpoint is reported, put aside as '<step>.damaged' and passed over for the one before.
 
         Raises:
-          UserError: there are checkpoints and none is whole.
+          UserError: there are checkpoints and none is whole, or the newest holds other arrays than `like`.
         """
         damaged = []
         for step in reversed(self.steps()):
             try:
                 state = self.restore(like, step)
             except Damaged as error:
-                logging.getLogger(__name__).warning("%s; trying the one before", error)
+                if hosts.is_first():
+                    logging.getLogger(__name__).warning("%s; trying the one before", error)
                 damaged.append(step)
                 continue
-            # Only now: were all damaged, they stay where they are, and the next start says so again.
-            for bad in damaged:
-                aside = f"{self._place(bad)}.damaged"
-                shutil.rmtree(aside, ignore_errors=True)
-                os.rename(self._place(bad), aside)
             if damaged:
-                self._manager.reload()
+                # Only now: were all damaged, they stay where they are, and the next start says so again.
+                self._put_aside(damaged)
             return state
         if damaged:
-            raise UserError(f"{self.directory}: expected a whole checkpoint, but all {len(damaged)} are damaged.")
+            raise hosts.Refused(f"{self.directory}: expected a whole checkpoint, but all {len(damaged)} are damaged.")
         return None
+
+    def _put_aside(self, steps: list[int]) -> None:
+        if hosts.is_first():
+            for step in steps:
+                aside = f"{self._place(step)}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(self._place(step), aside)
+        hosts.gather(None)  # until the first has done so
+        self._manager.reload()
 
     def _place(self, step: int) -> str:
         return os.path.join(self.directory, str(step))
 
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()

@@ -1,8 +1,10 @@
 """The training loop, and all that surrounds it."""
 
+import contextlib
 import functools
 import os
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from alexnet_resnet.data import loaders, normalisation, sources
 from alexnet_resnet.data.faults import Faults
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator
+from alexnet_resnet.parallel import hosts, strategies
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
 from alexnet_resnet.training import optimizer as optimizer_lib
@@ -21,49 +24,84 @@ from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import step as step_lib
 from alexnet_resnet.training import workdir as workdir_lib
 from alexnet_resnet.training.checkpoints import Checkpoints
-from alexnet_resnet.training.reporting import Meter, Progress, Writer
+from alexnet_resnet.training.preemption import Preemption, Stopped
+from alexnet_resnet.training.reporting import Diverged, Meter, Progress, Silence, Writer
 
 # Images that are read at once for the mean.
 STATISTICS_BATCH = 64
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+def train(config: ConfigDict, workdir: str, at_step: Callable[[int], None] = lambda step: None) -> dict[str, float]:
     """Trains what the configuration describes, from the beginning or from where the folder's run stopped.
+
+    With several processes (`parallel.hosts.join`) all of them call this, with the same configuration and a folder that
+    they share.
 
     Args:
       config: all fields of `config.default`.
       workdir: the run's folder. The same call again goes on with it and gives the very parameters of a run that was
         never stopped.
+      at_step: called with the number of the last step that was handed to the devices.
 
     Returns:
-      The final measurements: `test/error` and so on, shares not percent.
+      The final measurements: `test/error` and so on, shares not percent. Nothing on other processes than the first.
 
     Raises:
       UserError: a configuration, dataset or folder that cannot work, before anything is computed.
       reporting.Diverged: the loss is no longer finite; the checkpoints from before stay.
+      preemption.Stopped: SIGTERM came; a checkpoint has been saved.
     """
-    config_lib.check(config)
-    workdir_lib.check(workdir, config)
-    mesh = mesh_lib.create(config.parallel)
-    mesh_lib.check_batch("train.batch_size", config.train.batch_size, mesh)
-    network = state_lib.from_config(config)
-    splits = {
-        name: sources.load(config.data, config.data[f"{name}_split"], f"data.{name}_split")
-        for name in ("train", "validation", "test")
-        if config.data[f"{name}_split"] or name == "train"
-    }
-    for examples in splits.values():
-        loaders.check(config.data, examples)
-    steps_per_epoch = len(splits["train"]) / config.train.batch_size
-    if config_lib.steps("train.duration", config.train.duration, steps_per_epoch) < 1:
-        raise UserError(f"train.duration={config.train.duration!r}: expected at least one step.")
-    with workdir_lib.claim(workdir, config, workdir_lib.describe(splits["train"])):
-        _train(config, workdir, mesh, network, splits)
+    _check_same_config(config)
+    with hosts.agreed():
+        config_lib.check(config)
+        if hosts.is_first():
+            workdir_lib.check(workdir, config)
+        strategy = strategies.create(config)
+        network = state_lib.from_config(config)
+        splits = {
+            name: sources.load(config.data, config.data[f"{name}_split"], f"data.{name}_split")
+            for name in ("train", "validation", "test")
+            if config.data[f"{name}_split"] or name == "train"
+        }
+        for examples in splits.values():
+            loaders.check(config.data, examples)
+        steps_per_epoch = len(splits["train"]) / config.train.batch_size
+        if config_lib.steps("train.duration", config.train.duration, steps_per_epoch) < 1:
+            raise UserError(f"train.duration={config.train.duration!r}: expected at least one step.")
+    with contextlib.ExitStack() as stack:
+        dataset = workdir_lib.describe(splits["train"])
+        with hosts.agreed():
+            if hosts.is_first():
+                stack.enter_context(workdir_lib.claim(workdir, config, dataset))
+        with hosts.agreed():
+            workdir_lib.check_dataset(workdir, dataset)
+        _train(config, workdir, strategy, network, splits, at_step)
+    if not hosts.is_first():
+        return {}
     curves.draw([workdir], os.path.join(workdir, workdir_lib.CURVE))
     return workdir_lib.final_measurements(workdir) | {"parameters": network.parameter_count}
 
 
-def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, splits: dict) -> None:
+def _check_same_config(config: ConfigDict) -> None:
+    """Refuses processes that were started with different configurations; their data may lie elsewhere."""
+    every = hosts.gather({name: value for name, value in config_lib.flatten(config) if name != "data.data_dir"})
+    for number, other in enumerate(every):
+        names = sorted(name for name in every[0].keys() | other.keys() if every[0].get(name) != other.get(name))
+        if names:
+            raise hosts.Refused(
+                f"--config.{names[0]}={other.get(names[0])!r} of process {number}: expected that of process 0, "
+                f"{every[0].get(names[0])!r}."
+            )
+
+
+def _train(
+    config: ConfigDict,
+    workdir: str,
+    strategy: strategies.Strategy,
+    network: state_lib.Network,
+    splits: dict,
+    at_step: Callable[[int], None],
+) -> None:
     training = splits["train"]
     steps_per_epoch = len(training) / config.train.batch_size
     in_steps = functools.partial(config_lib.steps, steps_per_epoch=steps_per_epoch)
@@ -74,44 +112,51 @@ def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, s
         os.path.join(workdir, workdir_lib.CHECKPOINTS), config.checkpoint.keep_last, config.checkpoint.keep_best
     )
     loader = loaders.create(config.data, training)
-    state = _start(config, network, optimizer, training, loader, mesh, checkpoints)
+    state = _start(config, network, optimizer, training, loader, strategy, checkpoints)
     begin = int(state.step)
-    writer, progress = Writer(workdir, begin, config.log.tensorboard), Progress(begin, total)
+    writer = progress = Silence()
+    if hosts.is_first():
+        writer, progress = Writer(workdir, begin, config.log.tensorboard), Progress(begin, total)
     progress.say(
         f"{config.model.name}: {network.parameter_count:,} parameters; {training.name}: {len(training):,} examples; "
-        f"{mesh.size} {jax.devices()[0].platform} device(s); "
-        + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
+        f"{strategy}; " + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
     )
-    judge = _Judge(Evaluator(config, network, mesh), splits, writer, progress)
+    judge = _Judge(Evaluator(config, network, strategy), splits, writer, progress)
     report_every = max(1, in_steps("log.every", config.log.every))
     meter = Meter(report_every, config.train.batch_size, writer, progress)
     evaluate_every = max(1, in_steps("evaluation.every", config.evaluation.every))
     save_every = max(1, in_steps("checkpoint.every", config.checkpoint.every))
     feed = _resident if config.data.loader == "resident" else _streamed
-    advance = feed(config, network, optimizer, rate, mesh, loader, begin, total)
-    number = begin
+    advance = feed(config, network, optimizer, rate, strategy, loader, begin, total)
+    number, preemption = begin, Preemption()
     try:
-        while number < total:
-            # One call goes no further than the next thing that is due between two steps.
-            due = min((number // every + 1) * every for every in (report_every, evaluate_every, save_every))
-            count = min(config.train.steps_per_call, due - number, total - number)
-            state, measured, waited = advance(state, number, count)
-            epochs = (number + count) // steps_per_epoch - number // steps_per_epoch
-            number += count
-            meter.add(number, measured, waited, count)
-            progress.advance(count)
-            if epochs or number == total:
-                _tell(loader.faults, workdir, progress)
-            last, evaluates = number == total, number % evaluate_every == 0
-            if last or evaluates or number % save_every == 0:
-                meter.pause()
-                if last:
-                    meter.finish()
-                # The last evaluation comes before the last checkpoint: a run that has one is complete.
-                error = judge(number, state, last) if last or evaluates else None
-                checkpoints.save(number, state, error)
-                meter.proceed()
+        with hosts.side_by_side(Diverged, Stopped):
+            while number < total:
+                # One call goes no further than the next thing that is due between two steps.
+                due = min((number // every + 1) * every for every in (report_every, evaluate_every, save_every))
+                count = min(config.train.steps_per_call, due - number, total - number)
+                state, measured, waited = advance(state, number, count)
+                epochs = (number + count) // steps_per_epoch - number // steps_per_epoch
+                number += count
+                at_step(number)
+                meter.add(number, measured, waited, count)
+                progress.advance(count)
+                if epochs or number == total:
+                    _tell(loader.faults, workdir, progress)
+                last, evaluates, stopping = number == total, number % evaluate_every == 0, preemption.due()
+                if last or evaluates or stopping or number % save_every == 0:
+                    meter.pause()
+                    if last:
+                        meter.finish()
+                    # The last evaluation comes before the last checkpoint: a run that has one is complete.
+                    error = judge(number, state, last) if last or evaluates else None
+                    checkpoints.save(number, state, error)
+                    meter.proceed()
+                if stopping and not last:
+                    checkpoints.wait()
+                    raise Stopped(number)
     finally:
+        preemption.close()
         progress.close()
         writer.close()
         checkpoints.close()
@@ -119,30 +164,37 @@ def _train(config: ConfigDict, workdir: str, mesh, network: state_lib.Network, s
 
 def _tell(faults: Faults, workdir: str, progress: Progress) -> None:
     """Says which images turned out to be unreadable since the last time, and lists them all in the folder."""
-    if new := faults.new():
+    new = faults.new(hosts.gather)
+    if new and hosts.is_first():
         progress.say(faults.summary(new))
         with open(os.path.join(workdir, workdir_lib.UNREADABLE), "a") as file:
             file.writelines(f"{reason}\n" for reason in new)
 
 
-def _start(config, network, optimizer, training, loader, mesh, checkpoints) -> state_lib.TrainState:
+def _start(config, network, optimizer, training, loader, strategy, checkpoints) -> state_lib.TrainState:
     """The newest checkpoint's state, or a fresh one."""
-    everywhere = mesh_lib.replicated(mesh)
     create = functools.partial(state_lib.create, network, optimizer, config.seed)
-    state = checkpoints.restore_newest(state_lib.like(config, network, optimizer, everywhere))
+    like = strategy.place(state_lib.like(config, network, optimizer, strategy.everywhere))
+    state = checkpoints.restore_newest(like)
     if state is None:
         canvases = functools.partial(loader.evaluation_batches, STATISTICS_BATCH, whole_canvas=True)
-        measured = normalisation.measure(config.data, training, lambda rows: canvases(rows=rows), print)
-        state = jax.jit(create, out_shardings=everywhere)(*measured)
+        measured = normalisation.measure(
+            config.data,
+            training,
+            lambda rows: canvases(rows=rows),
+            print if hosts.is_first() else lambda text: None,
+            normalisation.Helpers(jax.process_index(), jax.process_count(), hosts.gather),
+        )
+        state = jax.jit(create, out_shardings=state_lib.shardings(network, optimizer, strategy))(*measured)
     return state
 
 
-def _streamed(config, network, optimizer, rate, mesh, loader, begin, total):
+def _streamed(config, network, optimizer, rate, strategy, loader, begin, total):
     """A function that takes the next step on a batch from the host; also the seconds that it waited for the batch."""
-    train_step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data)
+    train_step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data)
     size = config.train.batch_size
-    host = loader.training_batches(size, config.seed, begin, total, mesh_lib.share(size, mesh))
-    batches = prefetch(host, mesh, config.data.prefetch, size)
+    host = loader.training_batches(size, config.seed, begin, total, mesh_lib.share(size, strategy.batch))
+    batches = prefetch(host, strategy.batch, config.data.prefetch, size)
 
     def advance(state, number, count):
         asked = time.monotonic()
@@ -153,10 +205,10 @@ def _streamed(config, network, optimizer, rate, mesh, loader, begin, total):
     return advance
 
 
-def _resident(config, network, optimizer, rate, mesh, loader, begin, total):
+def _resident(config, network, optimizer, rate, strategy, loader, begin, total):
     """A function that takes the next steps on batches that the device makes itself."""
-    steps = step_lib.compile_resident_steps(network, optimizer, rate, mesh, config)
-    arrays = loader.on_device(mesh_lib.replicated(mesh))
+    steps = step_lib.compile_resident_steps(network, optimizer, rate, strategy, config)
+    arrays = loader.on_device(strategy.everywhere)
     examples = len(arrays["labels"])
 
     def advance(state, number, count):

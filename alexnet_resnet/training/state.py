@@ -1,5 +1,6 @@
 """Everything that a training run is at one moment."""
 
+import copy
 import dataclasses
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from alexnet_resnet import models
 from alexnet_resnet.models import Context
+from alexnet_resnet.parallel.strategies import Strategy
 
 
 @jax.tree_util.register_dataclass
@@ -60,10 +62,22 @@ class Network:
         )
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
+        self._strategy = None
+
+    def over(self, strategy: Strategy) -> "Network":
+        """The same network, spread over devices: its arrays lie as `strategy.shardings` says."""
+        spread = copy.copy(self)
+        spread._strategy = strategy
+        return spread
 
     @property
     def parameter_count(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self._params))
+
+    @property
+    def shapes(self) -> tuple[PyTree, PyTree]:
+        """The parameters and statistics as ShapeDtypeStructs, in the trees of `init`."""
+        return nnx.to_pure_dict(self._params), nnx.to_pure_dict(self._stats)
 
     def init(self, key: Array) -> tuple[PyTree, PyTree]:
         """Fresh parameters and statistics. To be called under `jax.jit`."""
@@ -74,6 +88,11 @@ class Network:
         self, params: PyTree, batch_stats: PyTree, images: Float[Array, "N H W C"], context: Context = Context()
     ) -> tuple[Float[Array, "N K"], PyTree]:
         """The logits, and the running moments after this pass (unchanged unless `context.train`)."""
+        if self._strategy is not None:
+            return self._strategy.apply(self._apply, params, batch_stats, images, context)
+        return self._apply(params, batch_stats, images, context)
+
+    def _apply(self, params: PyTree, batch_stats: PyTree, images: Array, context: Context) -> tuple[Array, PyTree]:
         network = nnx.merge(self.graphdef, params, batch_stats, copy=True)
         logits = network(images, context)
         return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
@@ -104,6 +123,17 @@ def from_config(config) -> Network:
     """The network that a configuration describes."""
     data = config.data
     return Network(config.model, (data.image_size, data.image_size, data.channels), data.num_classes)
+
+
+def shardings(network: Network, optimizer: optax.GradientTransformation, strategy: Strategy) -> TrainState:
+    """Where each array of the state lies: a TrainState of shardings."""
+    params, batch_stats = network.shapes
+    return TrainState(
+        params=strategy.shardings(params),
+        batch_stats=strategy.shardings(batch_stats),
+        opt_state=strategy.shardings(jax.eval_shape(optimizer.init, params)),
+        **dict.fromkeys(("step", "key", "mean", "colours"), strategy.everywhere),
+    )
 
 
 def like(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from alexnet_resnet.data import arrays as resident
@@ -14,7 +13,8 @@ from alexnet_resnet.models import Context
 from alexnet_resnet.ops import lighting
 from alexnet_resnet.ops.losses import in_top_k, softmax_cross_entropy
 from alexnet_resnet.ops.photometry import subtract_mean
-from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.parallel.strategies import Strategy
+from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training.state import Network, TrainState
 
 Batch = dict[str, Array]
@@ -120,20 +120,21 @@ def score(logits: Float[Array, "N K"], labels: Int[Array, "N"], valid: Bool[Arra
 
 
 def compile_train_step(
-    network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, mesh: Mesh, data
+    network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, strategy: Strategy, data
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """`train_step` over a mesh: the state on every device, the batch split. The old state's memory is reused."""
-    everywhere, split = mesh_lib.replicated(mesh), mesh_lib.split_batch(mesh)
+    """`train_step` over a mesh: the state and the batch lie as the strategy says. The old state's memory is reused."""
+    state = state_lib.shardings(network, optimizer, strategy)
+    network = network.over(strategy)
     return jax.jit(
         functools.partial(train_step, network=network, optimizer=optimizer, rate=rate, data=data),
-        in_shardings=(everywhere, split),
-        out_shardings=everywhere,
+        in_shardings=(state, strategy.batch),
+        out_shardings=(state, strategy.everywhere),
         donate_argnums=0,
     )
 
 
 def compile_resident_steps(
-    network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, mesh: Mesh, config
+    network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, strategy: Strategy, config
 ) -> Callable[[TrainState, dict[str, Array], Array, Array, Array], tuple[TrainState, dict[str, Array]]]:
     """Several training steps in one call, each on a batch that is drawn and cut on the device.
 
@@ -143,13 +144,14 @@ def compile_resident_steps(
       measurements, each [train.steps_per_call], of which the first are of these steps.
     """
     data, size, most = config.data, config.train.batch_size, config.train.steps_per_call
-    everywhere, split = mesh_lib.replicated(mesh), mesh_lib.split_batch(mesh)
+    laid_out, everywhere = state_lib.shardings(network, optimizer, strategy), strategy.everywhere
+    network = network.over(strategy)
 
     def steps(state, arrays, epoch, place, count):
         def one(state, number):
             begin = place + number * size
             batch = resident.batch(data, arrays, config.seed, epoch, begin, size)
-            batch = jax.lax.with_sharding_constraint(batch, split)
+            batch = jax.lax.with_sharding_constraint(batch, strategy.batch)
             return train_step(state, batch, network=network, optimizer=optimizer, rate=rate, data=data)
 
         if most == 1:
@@ -168,17 +170,18 @@ def compile_resident_steps(
 
     return jax.jit(
         steps,
-        in_shardings=(everywhere,) * 5,
-        out_shardings=everywhere,
+        in_shardings=(laid_out, *(everywhere,) * 4),
+        out_shardings=(laid_out, everywhere),
         donate_argnums=0,
     )
 
 
-def compile_evaluation_step(network: Network, mesh: Mesh, data) -> Callable[[PyTree, PyTree, Array, Batch], Batch]:
-    """`evaluation_step` over a mesh: everything on every device, but the batch split."""
-    everywhere, split = mesh_lib.replicated(mesh), mesh_lib.split_batch(mesh)
+def compile_evaluation_step(
+    network: Network, strategy: Strategy, data
+) -> Callable[[PyTree, PyTree, Array, Batch], Batch]:
+    """`evaluation_step` over a mesh: the network and the batch lie as the strategy says."""
     return jax.jit(
-        functools.partial(evaluation_step, network=network, data=data),
-        in_shardings=(everywhere, everywhere, everywhere, split),
-        out_shardings=everywhere,
+        functools.partial(evaluation_step, network=network.over(strategy), data=data),
+        in_shardings=(*map(strategy.shardings, network.shapes), strategy.everywhere, strategy.batch),
+        out_shardings=strategy.everywhere,
     )

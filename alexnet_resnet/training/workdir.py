@@ -66,8 +66,7 @@ def claim(workdir: str, config: ConfigDict, dataset: dict) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.exists(os.path.join(workdir, DATASET)):
                 write_atomically(os.path.join(workdir, DATASET), json.dumps(dataset, indent=2) + "\n")
-            elif read_dataset(workdir) != dataset:
-                raise UserError(f"data: expected the examples that the run in workdir={workdir!r} was started with.")
+            check_dataset(workdir, dataset)
             if not os.path.exists(os.path.join(workdir, CONFIG)):
                 text = json.dumps(json.loads(config.to_json()), indent=2)
                 write_atomically(os.path.join(workdir, CONFIG), text + "\n")
@@ -78,6 +77,16 @@ def claim(workdir: str, config: ConfigDict, dataset: dict) -> Iterator[None]:
                 f"workdir={workdir!r}: expected a folder that can be written ({error.strerror})."
             ) from error
         yield
+
+
+def check_dataset(workdir: str, dataset: dict) -> None:
+    """Makes sure that a run goes on with the training examples that it was started with.
+
+    Raises:
+      UserError: it does not, or the folder is not the run's.
+    """
+    if read_dataset(workdir) != dataset:
+        raise UserError(f"data: expected the examples that the run in workdir={workdir!r} was started with.")
 
 
 def describe(examples: Examples | EncodedExamples) -> dict:

@@ -153,3 +153,14 @@ def test_a_missing_flag_is_named_with_an_example(name, command):
     result = command(name)
     assert result.returncode == 2
     assert re.fullmatch(r"error: --(config|workdir) is missing: expected one such as --\S+\n", result.stderr)
+
+
+def test_the_audit_simulates_the_devices_that_a_strategy_needs(command):
+    small = ["--config.model.width=0.0625", "--config.data.canvas_size=67", "--config.data.image_size=67"]
+    flags = ["--config=configs/alexnet.py", *small, "--config.train.batch_size=4", "--config.parallel.strategy=columns"]
+    result = command("summarize", *flags, "--audit", devices=-1)
+    assert result.returncode == 0, result.stderr
+    assert "alexnet on 2 cpu device(s) as 1x2, columns, batch 4" in result.stdout
+    assert [line.split()[0] for line in result.stdout.splitlines() if "all-gather" in line] == ["conv3", "fc6", "fc7"]
+    refused = command("summarize", "--config=configs/resnet.py", "--config.parallel.strategy=columns", "--audit")
+    assert refused.returncode == 2 and "expected one of 'data', 'fsdp'" in refused.stderr

@@ -15,6 +15,7 @@ from alexnet_resnet.data.pipeline import Pipeline
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.models import Context
 from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import step as step_lib
@@ -162,6 +163,13 @@ class Perceptron(state_lib.Network):
     def __init__(self):
         self.image_shape, self.num_classes = (8, 8, 3), 5
 
+    @property
+    def shapes(self):
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def over(self, strategy):
+        return self
+
     def init(self, key):
         one, two = jax.random.split(key)
         params = dict(one=jax.random.normal(one, (192, 16)) / 14, two=jax.random.normal(two, (16, 5)) / 4)
@@ -187,8 +195,8 @@ def training():
     create = functools.partial(state_lib.create, network, optimizer, config.seed)
     fresh = functools.partial(jax.jit(create, out_shardings=mesh_lib.replicated(mesh)), mean, axes)
     config.train.steps_per_call = 3
-    resident = step_lib.compile_resident_steps(network, optimizer, rate, mesh, config)
-    streamed = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data)
+    resident = step_lib.compile_resident_steps(network, optimizer, rate, Strategy("data", mesh), config)
+    streamed = step_lib.compile_train_step(network, optimizer, rate, Strategy("data", mesh), config.data)
     return config, mesh, examples, fresh, resident, streamed
 
 
@@ -225,7 +233,7 @@ def test_a_training_from_the_device_is_the_training_from_tensorflow(training):
     state, of_steps = fresh(), []
     # Three batches of 16 of 39 examples: the last goes on into the second epoch.
     for batch in Pipeline(config.data, examples).training_batches(16, config.seed, 0, 3):
-        state, of_step = streamed(state, mesh_lib.put_batch(batch, mesh))
+        state, of_step = streamed(state, mesh_lib.put_batch(batch, mesh_lib.split_batch(mesh)))
         of_steps.append(jax.device_get(of_step))
     assert_close(measured, {name: np.array([step[name] for step in of_steps]) for name in measured})
     assert_close(vars(resident), jax.device_get(vars(state)))

@@ -15,6 +15,7 @@ from alexnet_resnet.data.examples import EncodedExamples, Examples, InMemory
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator
 from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 
@@ -32,8 +33,8 @@ def run():
     return config, network, state
 
 
-def mesh():
-    return mesh_lib.create(SimpleNamespace(data=-1, model=1))
+def spread():
+    return Strategy("data", mesh_lib.create(SimpleNamespace(data=-1, model=1)))
 
 
 def softmax(logits):
@@ -55,7 +56,7 @@ def test_ten_crops_are_averaged(run, position):
     config.evaluation.views, config.data.mean_position = "ten_crop", position
     images = np.random.default_rng(1).integers(0, 256, (11, 40, 40, 3)).astype(np.uint8)
     labels = (np.arange(11) % 5).astype(np.int32)
-    result = Evaluator(config, network, mesh())(state, Examples(images, labels, tuple("abcde"), "random"))
+    result = Evaluator(config, network, spread())(state, Examples(images, labels, tuple("abcde"), "random"))
 
     mean, total = np.asarray(state.mean), 0
     for top, left, mirrored in views.ten_crops(40, 32):
@@ -93,7 +94,7 @@ def test_scales_are_averaged_and_every_image_is_judged_once(run):
     encoded[4] = b"unreadable"
     config.data.max_unreadable = 0.2
     examples = EncodedExamples(InMemory(encoded, labels), range(7), tuple("abcde"), "photographs")
-    result = Evaluator(config, network, mesh())(state, examples)
+    result = Evaluator(config, network, spread())(state, examples)
     assert result.unreadable == 1
 
     colour, total = np.asarray(state.mean).mean((0, 1)), np.zeros((7, 5))
@@ -113,7 +114,7 @@ def test_what_views_cannot_be_had_of_is_refused(run):
     config.evaluation.views = "multi_scale"
     arrays = Examples(np.zeros((3, 40, 40, 3), np.uint8), np.zeros(3, np.int32), ("a",), "arrays")
     with pytest.raises(UserError, match="evaluation.views='multi_scale': expected 'centre' or 'ten_crop' for arrays"):
-        Evaluator(config, network, mesh())(state, arrays)
+        Evaluator(config, network, spread())(state, arrays)
 
 
 def test_a_network_of_one_size_refuses_other_scales():
@@ -127,4 +128,4 @@ def test_a_network_of_one_size_refuses_other_scales():
     Image.fromarray(photograph(64, 64, 0)).save(buffer, "PNG")
     examples = EncodedExamples(InMemory([buffer.getvalue()], [0]), range(1), tuple("abcdefghij"), "one")
     with pytest.raises(UserError, match="expected a network that takes images of any size, not lenet"):
-        Evaluator(config, network, mesh())(state, examples)
+        Evaluator(config, network, spread())(state, examples)

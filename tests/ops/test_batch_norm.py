@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.test_util import check_grads
 
-from alexnet_resnet.ops.batch_norm import batch_moments, batch_normalise
+from alexnet_resnet.ops.batch_norm import batch_moments, batch_normalise, split_batch_moments
 
 
 def draw(*shape, scale=1.0, shift=0.0, seed=0):
@@ -105,3 +106,36 @@ def test_groups_do_not_depend_on_how_many_devices_share_the_batch():
     spread = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
     for one, many in zip(batch_moments(x, 4), jax.jit(batch_moments, static_argnums=1)(spread, 4), strict=True):
         np.testing.assert_allclose(one, many, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("group", [0, 1, 2, 4, 8, 16])
+def test_a_split_batch_has_the_moments_of_the_whole_and_their_gradient(group):
+    """Sixteen examples on two times two devices, four on each: groups within one, over two, over all."""
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    with jax.enable_x64(True):
+        x = jnp.asarray(draw(16, 2, 3, 5, scale=2, shift=1))
+
+        def normalise(x, moments):
+            mean, variance = moments(x)
+            return batch_normalise(x, mean, variance, jnp.arange(5.0), jnp.ones(5), 1e-3)
+
+        whole = lambda x: normalise(x, lambda x: batch_moments(x, group))  # noqa: E731
+        split = jax.shard_map(
+            lambda x: normalise(x, lambda x: split_batch_moments(x, ("a", "b"), group)),
+            mesh=mesh,
+            in_specs=jax.P(("a", "b")),
+            out_specs=jax.P(("a", "b")),
+        )
+        np.testing.assert_allclose(jax.jit(split)(x), whole(x), rtol=1e-12, atol=1e-12)
+        ours, expected = (jax.jit(jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x)))))(x) for f in (split, whole))
+        np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("group", [3, 6, -1, 32])
+def test_groups_that_do_not_nest_in_the_parts_are_an_error(group):
+    mesh = jax.make_mesh((4,), ("a",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    moments = jax.shard_map(
+        lambda x: split_batch_moments(x, ("a",), group)[0], mesh=mesh, in_specs=jax.P("a"), out_specs=jax.P("a")
+    )
+    with pytest.raises(ValueError, match=f"group={group}: expected groups that nest in parts of 4 examples"):
+        moments(jnp.zeros((16, 3)))

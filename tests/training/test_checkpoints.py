@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import mesh as mesh_lib
-from alexnet_resnet.training.checkpoints import Checkpoints, Damaged, digest
+from alexnet_resnet.training.checkpoints import Checkpoints, digest
 from alexnet_resnet.training.state import TrainState
 
 
@@ -183,8 +183,36 @@ def test_another_network_s_checkpoint_is_not_taken(tmp_path, mesh):
     saved(tmp_path / "c", [state])
     other = TrainState(**{**vars(state), "params": {"conv1": {"kernel": jnp.zeros((5, 5, 2, 4))}}})
     checkpoints = Checkpoints(str(tmp_path / "c"))
-    with pytest.raises(Damaged):
-        checkpoints.restore(like(other, mesh_lib.replicated(mesh)), 1)
+    for restore in (lambda shapes: checkpoints.restore(shapes, 1), checkpoints.restore_newest):
+        with pytest.raises(UserError, match=r"kernel: expected float32\[5, 5, 2, 4\], found float32\[3, 3, 2, 4\]"):
+            restore(like(other, mesh_lib.replicated(mesh)))
+    assert checkpoints.steps() == [1], "it stays where it is"
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("field", ["params", "opt_state", "batch_stats", "mean"])
+def test_a_checkpoint_of_another_type_is_not_cast(tmp_path, mesh, field):
+    """Orbax would restore it rounded, without a word."""
+    state = make_state(mesh, 1)
+    saved(tmp_path / "c", [state])
+    cast = jax.tree.map(lambda x: x.astype(jnp.float16) if x.dtype != jnp.int32 else x, getattr(state, field))
+    checkpoints = Checkpoints(str(tmp_path / "c"))
+    with pytest.raises(UserError, match=f"1: {field}.*: expected float16.*, found (b?)float"):
+        checkpoints.restore(like(TrainState(**{**vars(state), field: cast}), mesh_lib.replicated(mesh)), 1)
+    checkpoints.close()
+
+
+def test_arrays_that_only_one_side_has_are_named(tmp_path, mesh):
+    state = make_state(mesh, 1)
+    saved(tmp_path / "c", [state])
+    checkpoints = Checkpoints(str(tmp_path / "c"))
+    for params, text in (
+        ({"conv1": state.params["conv1"]}, "params/blocks/0/bias: expected no such array, found float32\\[4\\]"),
+        (state.params | {"fc": state.mean}, "params/fc: expected float32\\[1, 1, 3\\], found none"),
+    ):
+        with pytest.raises(UserError, match=text):
+            other = TrainState(**{**vars(state), "params": params})
+            checkpoints.restore(like(other, mesh_lib.replicated(mesh)), 1)
     checkpoints.close()
 
 

@@ -15,17 +15,18 @@ from alexnet_resnet.data.examples import Examples
 from alexnet_resnet.evaluation.classification import Evaluator
 from alexnet_resnet.models import Context
 from alexnet_resnet.parallel import mesh as mesh_lib
+from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import step as step_lib
 
 
 def one_device():
-    return jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model"))
+    return Strategy("data", jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model")))
 
 
 def eight_devices():
-    return mesh_lib.create(SimpleNamespace(data=8, model=1))
+    return Strategy("data", mesh_lib.create(SimpleNamespace(data=8, model=1)))
 
 
 def make(name="resnet_cifar", **model):
@@ -95,13 +96,13 @@ def test_a_step_is_the_gradient_of_the_mean_loss_and_the_optimizers_update():
 def test_one_device_and_eight_take_the_same_steps(model):
     with jax.enable_x64(True):
         finals = []
-        for mesh in (one_device(), eight_devices()):
+        for strategy in (one_device(), eight_devices()):
             config, network, optimizer, rate = make(dtype="float64", **model)
             state = fresh(network, optimizer)
-            state = jax.device_put(state, mesh_lib.replicated(mesh))
-            step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data)
+            state = jax.device_put(state, strategy.everywhere)
+            step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data)
             for seed in range(3):
-                state, _ = step(state, mesh_lib.put_batch(make_batch(seed), mesh))
+                state, _ = step(state, mesh_lib.put_batch(make_batch(seed), strategy.batch))
             finals.append(jax.device_get(state.params))
         # Parameters are float32: a few of their last bits follow the order of sums.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *finals)
@@ -109,13 +110,13 @@ def test_one_device_and_eight_take_the_same_steps(model):
 
 def test_a_step_compiles_once_and_moves_only_gradients_between_devices():
     config, network, optimizer, rate = make()
-    mesh = eight_devices()
-    step = step_lib.compile_train_step(network, optimizer, rate, mesh, config.data)
-    state = jax.device_put(fresh(network, optimizer), mesh_lib.replicated(mesh))
+    strategy = eight_devices()
+    step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data)
+    state = jax.device_put(fresh(network, optimizer), strategy.everywhere)
     for seed in range(3):
-        state, _ = step(state, mesh_lib.put_batch(make_batch(seed), mesh))
+        state, _ = step(state, mesh_lib.put_batch(make_batch(seed), strategy.batch))
     assert step._cache_size() == 1
-    text = step.lower(state, mesh_lib.put_batch(make_batch(), mesh)).compile().as_text()
+    text = step.lower(state, mesh_lib.put_batch(make_batch(), strategy.batch)).compile().as_text()
     assert "all-reduce" in text
     for collective in ("all-gather(", "all-to-all(", "collective-permute("):
         assert collective not in text, collective
@@ -141,8 +142,8 @@ def test_dropout_draws_differ_by_step_and_repeat_by_seed():
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 8, 64])
-@pytest.mark.parametrize("mesh_of", [one_device, eight_devices])
-def test_an_evaluation_counts_every_example_once(batch_size, mesh_of):
+@pytest.mark.parametrize("devices", [one_device, eight_devices])
+def test_an_evaluation_counts_every_example_once(batch_size, devices):
     config, network, optimizer, _ = make()
     config.evaluation.batch_size = batch_size
     config.data.mean = "none"
@@ -151,7 +152,7 @@ def test_an_evaluation_counts_every_example_once(batch_size, mesh_of):
     labels = random.integers(0, 10, 21).astype(np.int32)
     examples = Examples(images, labels, tuple("0123456789"), "random")
     state = fresh(network, optimizer, jnp.zeros((1, 1, 3)))
-    result = Evaluator(config, network, mesh_of())(state, examples)
+    result = Evaluator(config, network, devices())(state, examples)
 
     logits, _ = network.apply(state.params, state.batch_stats, jnp.asarray(images, jnp.float32))
     logits = np.asarray(logits, np.float64)
@@ -164,7 +165,7 @@ def test_an_evaluation_counts_every_example_once(batch_size, mesh_of):
 
 
 def test_evaluation_batches_are_rounded_up_to_the_devices():
-    assert [mesh_lib.round_up(n, eight_devices()) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
+    assert [mesh_lib.round_up(n, eight_devices().shards) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
 
 
 def test_evaluation_pads_what_the_network_pads():
