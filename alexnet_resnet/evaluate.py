@@ -25,25 +25,29 @@ PRECISE_BN = flags.DEFINE_integer(
     "Training batches to take batch normalisation's statistics from anew, as plain averages; 0 for none.",
     lower_bound=0,
 )
+CLUSTER = cli.Cluster()
 
 
 def main() -> None:
     from alexnet_resnet.evaluation import runs
+    from alexnet_resnet.parallel import hosts
 
     workdir = cli.require(WORKDIR, "runs/digits")
-    step, result, news = runs.evaluate_run(
-        workdir,
-        SPLIT.value,
-        CHECKPOINT.value,
-        DATA_DIR.value,
-        PRECISE_BN.value,
-        VIEWS.value,
-        BATCH_SIZE.value,
-    )
-    for line in news:
-        print(line)
-    print(f"step {step:,} on {result.counted}: loss {result.loss:.4f}")
-    print(f"top-1 error {100 * result.top1_error:.2f}%  top-5 error {100 * result.top5_error:.2f}%")
+    with CLUSTER.joined():
+        step, result, news = runs.evaluate_run(
+            workdir,
+            SPLIT.value,
+            CHECKPOINT.value,
+            DATA_DIR.value,
+            PRECISE_BN.value,
+            VIEWS.value,
+            BATCH_SIZE.value,
+        )
+        if hosts.is_first():
+            for line in news:
+                print(line)
+            print(f"step {step:,} on {result.counted}: loss {result.loss:.4f}")
+            print(f"top-1 error {100 * result.top1_error:.2f}%  top-5 error {100 * result.top5_error:.2f}%")
 
 
 if __name__ == "__main__":

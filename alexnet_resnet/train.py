@@ -27,8 +27,8 @@ def main() -> None:
 
     config = cli.require(CONFIG, "configs/digits.py")
     workdir = cli.require(WORKDIR, "runs/digits")
-    keep_freed_memory()
     with CLUSTER.joined(workdir) as at_step:
+        keep_freed_memory()
         try:
             final = loop.train(config, workdir, at_step)
         except Diverged as error:

@@ -14,6 +14,7 @@ from alexnet_resnet.data import loaders, sources
 from alexnet_resnet.errors import UserError, check_choice
 from alexnet_resnet.evaluation.classification import Evaluator, Result
 from alexnet_resnet.models.statistics import average_statistics
+from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training import optimizer as optimizer_lib
@@ -39,17 +40,17 @@ def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> t
     try:
         steps = checkpoints.steps()
         if not steps:
-            raise UserError(f"workdir={workdir!r}: expected a finished checkpoint, found none yet.")
+            raise hosts.Refused(f"workdir={workdir!r}: expected a finished checkpoint, found none yet.")
         best = checkpoints.best_step()
         named = {"last": steps[-1], "best": steps[-1] if best is None else best, **{str(s): s for s in steps}}
         if checkpoint not in named:
-            raise UserError(f"checkpoint={checkpoint!r}: expected one of {', '.join(map(repr, named))}.")
+            raise hosts.Refused(f"checkpoint={checkpoint!r}: expected one of {', '.join(map(repr, named))}.")
         network = state_lib.from_config(config)
         optimizer = optimizer_lib.create(config.optimizer, lambda step: 0.0)
         like = state_lib.like(config, network, optimizer, sharding)
         return config, checkpoints.restore(like, named[checkpoint])
     except Damaged as error:
-        raise UserError(f"{error}; --checkpoint chooses another of the steps {steps}.") from error
+        raise hosts.Refused(f"{error}; --checkpoint chooses another of the steps {steps}.") from error
     finally:
         checkpoints.close()
 
@@ -78,16 +79,19 @@ def evaluate_run(
     Raises:
       UserError: as `restore`, `sources.load` and `Evaluator`.
     """
-    config = workdir_lib.read_config(workdir)
-    config.evaluation.views = views or config.evaluation.views
-    config.evaluation.batch_size = batch_size or config.evaluation.batch_size
-    check_choice("views", config.evaluation.views, config_lib.EVALUATION_VIEWS)
-    strategy = Strategy("data", mesh_lib.create(ConfigDict({"data": -1, "model": 1})))
-    if data_dir:
-        config.data.data_dir = data_dir
+    with hosts.agreed():
+        config = workdir_lib.read_config(workdir)
+        config.evaluation.views = views or config.evaluation.views
+        config.evaluation.batch_size = batch_size or config.evaluation.batch_size
+        check_choice("views", config.evaluation.views, config_lib.EVALUATION_VIEWS)
+        if precise_bn and jax.process_count() > 1:
+            raise UserError(f"precise_bn={precise_bn}: expected 0 with several processes.")
+        strategy = Strategy("data", mesh_lib.create(ConfigDict({"data": -1, "model": 1})))
+        if data_dir:
+            config.data.data_dir = data_dir
+        examples = sources.load(config.data, split or config.data.test_split or config.data.validation_split)
+        network = state_lib.from_config(config)
     _, state = restore(workdir, checkpoint, strategy.everywhere)
-    examples = sources.load(config.data, split or config.data.test_split or config.data.validation_split)
-    network = state_lib.from_config(config)
     if precise_bn:
         state = with_precise_statistics(config, network, state, precise_bn)
     evaluate = Evaluator(config, network, strategy)

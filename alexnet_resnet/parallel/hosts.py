@@ -51,7 +51,6 @@ def join(address: str = "", count: int = -1, number: int = -1, heartbeat: int = 
             num_processes=count if address else None,
             process_id=number if address else None,
             heartbeat_timeout_seconds=heartbeat,
-            shutdown_timeout_seconds=heartbeat,
         )
     except (ValueError, TypeError) as error:
         raise UserError(

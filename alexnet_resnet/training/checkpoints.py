@@ -178,7 +178,7 @@ class Checkpoints:
         # What one process cannot read none of them goes on with.
         trouble = next(filter(None, hosts.gather(trouble)), "")
         if misfits:
-            raise UserError(f"checkpoint {self._place(step)}: {'; '.join(misfits[:3])}.")
+            raise hosts.Refused(f"checkpoint {self._place(step)}: {'; '.join(misfits[:3])}.")
         if not trouble:
             fields, expected = found["state"], found["digests"]
             actual = _values(fields)

@@ -146,7 +146,7 @@ def _train(
                 last, evaluates, stopping = number == total, number % evaluate_every == 0, preemption.due()
                 if last or evaluates or stopping or number % save_every == 0:
                     meter.pause()
-                    if last:
+                    if last or stopping:
                         meter.finish()
                     # The last evaluation comes before the last checkpoint: a run that has one is complete.
                     error = judge(number, state, last) if last or evaluates else None

@@ -13,55 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_resnet.evaluation import runs
-from alexnet_resnet.parallel import mesh as mesh_lib
-
 ROOT = Path(__file__).parents[2]
 
 
-def flags_for(shapes_npz, workdir, **fields):
-    fields = {
-        "data.dataset": "npz",
-        "data.data_dir": shapes_npz,
-        "data.num_classes": 4,
-        "data.canvas_size": 10,
-        "data.image_size": 8,
-        "data.random_crop": True,
-        "data.train_split": "train",
-        "data.validation_split": "validation",
-        "model.width": 0.25,
-        "train.batch_size": 16,
-        "train.duration": "30 steps",
-        "evaluation.every": "10 steps",
-        "checkpoint.every": "5 steps",
-        "log.every": "5 steps",
-        "optimizer.learning_rate": 0.05,
-    } | fields
-    config = [f"--config.{name}={value}" for name, value in fields.items()]
-    return ["--config=configs/digits.py", f"--workdir={workdir}", *config]
-
-
-def final_state(workdir, checkpoint="last"):
-    from types import SimpleNamespace
-
-    import jax
-
-    mesh = mesh_lib.create(SimpleNamespace(data=-1, model=1))
-    return jax.device_get(runs.restore(str(workdir), checkpoint, mesh_lib.replicated(mesh))[1])
-
-
-def assert_same(a, b):
-    import jax
-
-    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(shapes_npz, tmp_path_factory, command):
+def uninterrupted(flags_for, tmp_path_factory, command):
     """A run that was never stopped, and what it printed."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    result = command("train", *flags_for(shapes_npz, workdir))
+    result = command("train", *flags_for(workdir))
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -85,18 +44,20 @@ def test_the_measurements_are_of_every_window_and_every_evaluation(uninterrupted
     assert rows[-1]["test/error"] < 0.5, "four bright corners are learnt in thirty steps"
 
 
-def test_the_same_command_on_a_finished_run_changes_nothing(uninterrupted, shapes_npz, command):
+def test_the_same_command_on_a_finished_run_changes_nothing(uninterrupted, flags_for, command):
     workdir, printed = uninterrupted
     before = (workdir / "metrics.jsonl").read_text()
-    again = command("train", *flags_for(shapes_npz, workdir))
+    again = command("train", *flags_for(workdir))
     assert again.returncode == 0, again.stderr
     assert (workdir / "metrics.jsonl").read_text() == before
     assert printed.split("parameters")[-1] == again.stdout.split("parameters")[-1]
 
 
-def test_killed_at_random_moments_it_ends_with_the_very_same_state(uninterrupted, shapes_npz, tmp_path):
+def test_killed_at_random_moments_it_ends_with_the_very_same_state(
+    uninterrupted, flags_for, tmp_path, final_state, assert_same
+):
     workdir = tmp_path / "killed"
-    arguments = [sys.executable, "-m", "alexnet_resnet.train", *flags_for(shapes_npz, workdir)]
+    arguments = [sys.executable, "-m", "alexnet_resnet.train", *flags_for(workdir)]
     dice, kills = random.Random(0), 0
     for _ in range(12):
         process = subprocess.Popen(
@@ -126,23 +87,44 @@ def test_killed_at_random_moments_it_ends_with_the_very_same_state(uninterrupted
     assert [row["step"] for row in rows if "train/loss" in row] == [5, 10, 15, 20, 25, 30]
 
 
-def test_another_model_in_the_same_folder_is_refused_with_the_difference(uninterrupted, shapes_npz, command):
-    flags = flags_for(shapes_npz, uninterrupted[0], **{"model.width": 0.5, "optimizer.learning_rate": 0.1})
+def test_sigterm_saves_at_the_next_step_and_the_same_command_goes_on(
+    uninterrupted, flags_for, tmp_path, command, final_state, assert_same
+):
+    workdir = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(workdir, **{"checkpoint.every": "100 steps"})],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    printed = [process.stdout.readline() for _ in range(2)]  # the first report: training goes on
+    process.send_signal(signal.SIGTERM)
+    printed.append(process.communicate()[0])
+    assert process.returncode == 0, printed
+    step = int(final_state(workdir).step)
+    assert 5 < step < 30 and f"Told to stop (SIGTERM): saved after step {step}," in printed[-1]
+    assert command("train", *flags_for(workdir)).returncode == 0
+    assert_same(final_state(workdir), final_state(uninterrupted[0]))
+
+
+def test_another_model_in_the_same_folder_is_refused_with_the_difference(uninterrupted, flags_for, command):
+    flags = flags_for(uninterrupted[0], **{"model.width": 0.5, "optimizer.learning_rate": 0.1})
     result = command("train", *flags)
     assert result.returncode == 2
     assert "model.width: 0.25 -> 0.5" in result.stderr and "optimizer.learning_rate: 0.05 -> 0.1" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_what_does_not_change_the_results_may_change_on_resuming(uninterrupted, shapes_npz, command):
-    flags = flags_for(shapes_npz, uninterrupted[0], **{"log.every": "3 steps", "checkpoint.keep_last": 1})
+def test_what_does_not_change_the_results_may_change_on_resuming(uninterrupted, flags_for, command):
+    flags = flags_for(uninterrupted[0], **{"log.every": "3 steps", "checkpoint.keep_last": 1})
     assert command("train", *flags).returncode == 0
 
 
-def test_a_diverging_run_stops_and_keeps_what_was_good(shapes_npz, tmp_path, command):
+def test_a_diverging_run_stops_and_keeps_what_was_good(flags_for, tmp_path, command, final_state):
     """A rate of 1e30 after 12 good steps: the step is named, and the newest checkpoint is the one before."""
     rates = {"optimizer.warmup": "12 steps", "optimizer.warmup_learning_rate": 0.01, "optimizer.learning_rate": 1e30}
-    result = command("train", *flags_for(shapes_npz, tmp_path / "run", **rates))
+    result = command("train", *flags_for(tmp_path / "run", **rates))
     assert result.returncode == 1
     said = re.search(
         r"error: stopped at step (\d+): loss \S+, gradient norm \S+ parameter norm \S+ at learning rate 1e\+30",
@@ -155,20 +137,20 @@ def test_a_diverging_run_stops_and_keeps_what_was_good(shapes_npz, tmp_path, com
     assert all(np.isfinite(leaf).all() for leaf in [*_leaves(state.params), *_leaves(state.opt_state)])
 
 
-def test_a_run_that_breaks_at_its_last_step_does_not_end_well(shapes_npz, tmp_path, command):
+def test_a_run_that_breaks_at_its_last_step_does_not_end_well(flags_for, tmp_path, command, final_state):
     """The loss of the last step is finite; the parameters that it leaves are not, and are not saved."""
     rates = {"optimizer.warmup": "29 steps", "optimizer.warmup_learning_rate": 0.01, "optimizer.learning_rate": 3e38}
-    result = command("train", *flags_for(shapes_npz, tmp_path / "run", **rates))
+    result = command("train", *flags_for(tmp_path / "run", **rates))
     assert result.returncode == 1
     assert "stopped at step 30" in result.stderr and "parameter norm" in result.stderr
     assert int(final_state(tmp_path / "run").step) == 25
 
 
-def test_a_killed_start_leaves_a_folder_that_starts(uninterrupted, shapes_npz, tmp_path):
+def test_a_killed_start_leaves_a_folder_that_starts(uninterrupted, flags_for, tmp_path, final_state, assert_same):
     """Killed as soon as its configuration is written, before there is any checkpoint."""
     workdir = tmp_path / "killed"
     process = subprocess.Popen(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(shapes_npz, workdir)],
+        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(workdir)],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
         stdout=subprocess.DEVNULL,
@@ -181,7 +163,7 @@ def test_a_killed_start_leaves_a_folder_that_starts(uninterrupted, shapes_npz, t
     process.wait()
     (workdir / "metrics.jsonl").write_text('{"step": 9, "train/lo')
     again = subprocess.run(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(shapes_npz, workdir)],
+        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(workdir)],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
         capture_output=True,
@@ -192,20 +174,20 @@ def test_a_killed_start_leaves_a_folder_that_starts(uninterrupted, shapes_npz, t
     assert_same(final_state(workdir), final_state(uninterrupted[0]))
 
 
-def test_two_trainers_do_not_share_a_folder(uninterrupted, shapes_npz, command):
+def test_two_trainers_do_not_share_a_folder(uninterrupted, flags_for, command):
     import fcntl
 
     with open(uninterrupted[0] / "lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        result = command("train", *flags_for(shapes_npz, uninterrupted[0]))
+        result = command("train", *flags_for(uninterrupted[0]))
     assert result.returncode == 2 and "expected no other process to train there" in result.stderr
 
 
-def test_other_examples_in_the_same_folder_are_refused(uninterrupted, shapes_npz, tmp_path, command):
+def test_other_examples_in_the_same_folder_are_refused(uninterrupted, shapes_npz, flags_for, tmp_path, command):
     arrays = dict(np.load(shapes_npz))
     arrays["train_labels"] = arrays["train_labels"][::-1]
     np.savez(tmp_path / "other.npz", **arrays)
-    result = command("train", *flags_for(tmp_path / "other.npz", uninterrupted[0]))
+    result = command("train", *flags_for(uninterrupted[0], **{"data.data_dir": tmp_path / "other.npz"}))
     assert result.returncode == 2 and "expected the examples that the run" in result.stderr
 
 
@@ -256,6 +238,31 @@ REFUSED = {
         ["--config.optimizer.boundaries=('a',)"],
         "optimizer.boundaries=('a',): expected",
     ),
+    "ghost batches that do not nest in the shards": (
+        ["--config.model.ghost_batch=48", "--config.train.batch_size=144"],
+        "model.ghost_batch=48: expected a divisor or a multiple of 72",
+    ),
+    "a mesh with other columns": (["--config.parallel.model=3"], "parallel.model=3: expected a divisor of the number"),
+    "an unknown strategy": (["--config.parallel.strategy=pmap"], "parallel.strategy='pmap': expected one of 'data',"),
+    "a strategy that the network lacks": (
+        ["--config.parallel.strategy=columns"],
+        "parallel.strategy='columns': expected one of 'data', 'fsdp' with model.name='resnet_cifar'",
+    ),
+    "a cluster without saying so": (["--num_processes=2"], "--num_processes: expected --distributed with it"),
+    "half a cluster": (
+        ["--distributed", "--num_processes=2"],
+        "--coordinator_address, --process_id: expected all three of",
+    ),
+    "a cluster that nobody finds": (["--distributed"], "--distributed: expected a cluster that JAX detects (SLURM,"),
+    "a process beyond the last": (
+        ["--distributed", "--coordinator_address=localhost:1", "--num_processes=2", "--process_id=2"],
+        "--process_id=2: expected one from 0 to --num_processes=2 less one",
+    ),
+    "an address without a port": (
+        ["--distributed", "--coordinator_address=localhost", "--num_processes=2", "--process_id=0"],
+        "--coordinator_address='localhost': expected that of process 0 as host:port",
+    ),
+    "no heartbeat": (["--distributed", "--heartbeat=0"], "--heartbeat=0: expected seconds"),
     "an unknown loader": (["--config.data.loader=torch"], "data.loader='torch': expected one of"),
 }
 

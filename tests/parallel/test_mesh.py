@@ -1,10 +1,13 @@
 """Meshes that the devices can form, and batches that they can share."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import mesh as mesh_lib
@@ -67,3 +70,48 @@ def test_prefetching_is_ahead_by_no_more_than_asked():
     assert taken == [0, 1]
     next(batches)
     assert taken == [0, 1, 2]
+
+
+def held(*parts):
+    """A sharding of which this process holds these slices of a batch."""
+    sharding = mock.Mock(spec=NamedSharding)
+    sharding.addressable_devices_indices_map.return_value = {n: (slice(*part),) for n, part in enumerate(parts)}
+    return sharding
+
+
+@pytest.mark.parametrize(
+    ("parts", "places"),
+    [
+        ([(0, 2), (2, 4)], [0, 1, 2, 3]),
+        ([(4, 8), (4, 8)], [4, 5, 6, 7]),  # two columns of the same examples
+        ([(6, 8), (0, 2)], [0, 1, 6, 7]),  # a TPU pod's order
+        ([(None, None)], list(range(8))),
+    ],
+)
+def test_a_host_reads_what_its_devices_hold_once(parts, places):
+    assert mesh_lib.share(8, held(*parts)).tolist() == places
+
+
+@pytest.mark.parametrize("data", [1, 2, 4, 8])
+def test_a_batch_lies_where_its_sharding_says(data):
+    mesh = mesh_lib.create(parallel(data, 8 // data))
+    sharding = mesh_lib.split_batch(mesh)
+    batch = {"x": np.arange(48).reshape(16, 3), "y": np.arange(16)}
+    placed = mesh_lib.put_batch(batch, sharding)
+    for name, array in batch.items():
+        assert placed[name].sharding == sharding and placed[name].shape == array.shape
+        for shard in placed[name].addressable_shards:
+            np.testing.assert_array_equal(shard.data, array[shard.index])
+
+
+def test_examples_that_do_not_follow_each_other_find_their_places(monkeypatch):
+    """This process holds places 0, 1, 6 and 7 of eight: its array has only these."""
+    asked = {}
+
+    def make(shape, sharding, part):
+        asked[shape] = [part((slice(begin, begin + 2),)).tolist() for begin in (6, 0)]
+        return jnp.zeros(shape)
+
+    monkeypatch.setattr(mesh_lib.jax, "make_array_from_callback", make)
+    mesh_lib.put_batch({"x": np.array([10, 11, 16, 17])}, held((6, 8), (0, 2)), 8)
+    assert asked == {(8,): [[16, 17], [10, 11]]}

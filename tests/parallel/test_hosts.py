@@ -1,0 +1,65 @@
+"""What several processes do together, as far as one can show it; tests/commands/test_distributed.py has several."""
+
+import pytest
+
+from alexnet_resnet.errors import UserError
+from alexnet_resnet.parallel import hosts
+
+
+def test_one_process_gathers_its_own_value_without_copying_it():
+    value = {"a": [1, 2]}
+    assert hosts.gather(value)[0] is value and len(hosts.gather(value)) == 1
+
+
+def test_one_process_s_error_stays_what_it_is():
+    class Special(UserError):
+        pass
+
+    with pytest.raises(Special, match="field=1"), hosts.agreed():
+        raise Special("field=1: expected 2.")
+    with pytest.raises(KeyError), hosts.agreed():
+        raise KeyError("not the user's")
+    with pytest.raises(KeyError), hosts.side_by_side():
+        raise KeyError("alone there is nobody to leave")
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """As if this were process 1 of 3; the others' texts can be set."""
+    others = [None, None]
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 3)
+    monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hosts, "gather", lambda value: [others[0], value, others[1]])
+    return others
+
+
+def test_an_error_of_any_process_is_raised_on_all(three):
+    with hosts.agreed():
+        pass
+    with pytest.raises(hosts.Refused, match="^process 1: mine$"), hosts.agreed():
+        raise UserError("mine")
+    three[1] = "theirs"
+    with pytest.raises(hosts.Refused, match="^process 2: theirs$"), hosts.agreed():
+        pass
+    three[0] = "the first's"
+    with pytest.raises(hosts.Refused, match="^the first's$"), hosts.agreed():
+        raise UserError("mine")
+
+
+def test_an_exception_of_one_alone_ends_it_at_once(three, monkeypatch, capsys):
+    class Ended(BaseException):
+        pass
+
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(hosts.os, "_exit", end)
+    with pytest.raises(Ended, match="1"), hosts.side_by_side():
+        raise UserError("field=1: expected 2.")
+    assert capsys.readouterr().err == "error: process 1: field=1: expected 2.\n"
+    with pytest.raises(Ended), hosts.side_by_side():
+        raise RuntimeError("connection closed by peer")
+    assert "RuntimeError: connection closed by peer" in capsys.readouterr().err
+    for common in (hosts.Refused, ZeroDivisionError):
+        with pytest.raises(common), hosts.side_by_side(ZeroDivisionError):
+            raise common("all have it")
