@@ -155,12 +155,42 @@ def test_a_missing_flag_is_named_with_an_example(name, command):
     assert re.fullmatch(r"error: --(config|workdir) is missing: expected one such as --\S+\n", result.stderr)
 
 
+SMALL = (
+    *("--config=configs/alexnet.py", "--config.model.width=0.0625", "--config.train.batch_size=4"),
+    *("--config.data.canvas_size=67", "--config.data.image_size=67"),
+)
+
+
 def test_the_audit_simulates_the_devices_that_a_strategy_needs(command):
-    small = ["--config.model.width=0.0625", "--config.data.canvas_size=67", "--config.data.image_size=67"]
-    flags = ["--config=configs/alexnet.py", *small, "--config.train.batch_size=4", "--config.parallel.strategy=columns"]
-    result = command("summarize", *flags, "--audit", devices=-1)
+    """Here two, though the command is told of one."""
+    result = command("summarize", *SMALL, "--config.parallel.strategy=columns", "--audit")
     assert result.returncode == 0, result.stderr
     assert "alexnet on 2 cpu device(s) as 1x2, columns, batch 4" in result.stdout
     assert [line.split()[0] for line in result.stdout.splitlines() if "all-gather" in line] == ["conv3", "fc6", "fc7"]
-    refused = command("summarize", "--config=configs/resnet.py", "--config.parallel.strategy=columns", "--audit")
-    assert refused.returncode == 2 and "expected one of 'data', 'fsdp'" in refused.stderr
+    assert result.stderr == "compiling alexnet for 2 cpu device(s) as 1x2, columns ...\n"
+
+
+def test_the_audit_draws_and_compares_all_strategies(command, tmp_path):
+    figure = tmp_path / "audit.png"
+    result = command("summarize", "--config=configs/lenet.py", "--audit", f"--figure={figure}")
+    assert result.returncode == 0, result.stderr
+    assert "lenet on 2 cpu device(s) as 2x1, data" in result.stdout
+    compared = re.findall(r"^(\w+) +(\dx\d) ", result.stdout, re.M)
+    assert compared == [("data", "2x1"), ("fsdp", "2x1")]
+    assert re.findall(r"^compiling lenet for .*, (\w+) \.\.\.$", result.stderr, re.M) == ["data", "fsdp"]
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/resnet.py", "--config.parallel.strategy=columns", "--audit"], "one of 'data', 'fsdp'"),
+        ([*SMALL, "--figure=a.png"], "--figure='a.png': expected --audit with it."),
+        ([*SMALL, "--audit", "--figure=a.xyz"], "figure='a.xyz': expected a name that ends in one of"),
+        ([*SMALL, "--audit", "--figure=no/a.png"], "figure='no/a.png': expected a file in a folder that exists."),
+    ],
+)
+def test_an_audit_that_cannot_be_is_refused_before_anything_is_compiled(flags, message, command):
+    result = command("summarize", *flags)
+    assert result.returncode == 2 and result.stdout == ""
+    assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr)
