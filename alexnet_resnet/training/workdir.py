@@ -33,6 +33,8 @@ def check(workdir: str, config: ConfigDict) -> None:
     Raises:
       UserError: it belongs to a run whose configuration gives other results, or cannot be told.
     """
+    if "://" in workdir:
+        raise UserError(f"workdir={workdir!r}: expected a folder of a file system; object stores have to be mounted.")
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise UserError(f"workdir={workdir!r}: expected a folder, found a file.")
     if os.path.exists(os.path.join(workdir, CONFIG)):

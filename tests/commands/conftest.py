@@ -9,8 +9,8 @@ import pytest
 def flags_for(shapes_npz):
     """Flags of a training on `shapes_npz` in a folder, with other fields if given."""
 
-    def flags(workdir, **fields):
-        fields = {
+    def flags(workdir, config="configs/digits.py", **fields):
+        given = {
             "data.dataset": "npz",
             "data.data_dir": shapes_npz,
             "data.num_classes": 4,
@@ -19,16 +19,18 @@ def flags_for(shapes_npz):
             "data.random_crop": True,
             "data.train_split": "train",
             "data.validation_split": "validation",
-            "model.width": 0.25,
             "train.batch_size": 16,
             "train.duration": "30 steps",
             "evaluation.every": "10 steps",
             "checkpoint.every": "5 steps",
             "log.every": "5 steps",
             "optimizer.learning_rate": 0.05,
-        } | fields
-        config = [f"--config.{name}={value}" for name, value in fields.items()]
-        return ["--config=configs/digits.py", f"--workdir={workdir}", *config]
+        }
+        if config == "configs/digits.py":
+            given["model.width"] = 0.25
+        given |= fields
+        changed = [f"--config.{name}={value}" for name, value in given.items()]
+        return [f"--config={config}", f"--workdir={workdir}", *changed]
 
     return flags
 

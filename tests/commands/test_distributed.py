@@ -28,7 +28,10 @@ class Processes:
             address = f"127.0.0.1:{free.getsockname()[1]}"
         cluster = ["--distributed", f"--coordinator_address={address}", f"--num_processes={count}"]
         cluster.append(f"--heartbeat={HEARTBEAT}")
-        environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        # gRPC would look for loopback behind a proxy. And only the first process fills the cache of compiled programs:
+        # the next time it would wait for the others to compile, and gloo waits for half a minute only.
+        left_out = ("proxy", "jax_compilation_cache")
+        environment = {k: v for k, v in os.environ.items() if not any(word in k.lower() for word in left_out)}
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
         folder.mkdir(exist_ok=True)
         self.files, self.processes = [], []
@@ -84,24 +87,26 @@ def losses(workdir):
 
 
 @pytest.fixture(scope="module")
-def resident(flags_for):
-    """Flags of a run without TensorFlow, which takes long to import."""
-    return lambda workdir, **fields: flags_for(workdir, **{"data.loader": "resident"} | fields)
+def small(flags_for):
+    """Flags of a run that is compiled fast and does not import TensorFlow."""
+    fields = {"data.loader": "resident", "data.canvas_size": 32, "data.image_size": 32, "data.channels": 3}
+    fields |= {"data.random_crop": False, "log.tensorboard": False, "optimizer.learning_rate": 0.01}
+    return lambda workdir, **more: flags_for(workdir, "configs/lenet.py:full", **fields | more)
 
 
 @pytest.fixture(scope="module")
-def alone(flags_for, tmp_path_factory, command):
+def alone(small, tmp_path_factory, command):
     """A run of one process on four devices."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    result = command("train", *flags_for(workdir), devices=4)
+    result = command("train", *small(workdir), devices=4)
     assert result.returncode == 0, result.stderr
     return workdir
 
 
 @pytest.mark.parametrize(("count", "loader"), [(2, "tf"), (4, "resident")])
-def test_processes_train_as_one_with_as_many_devices(alone, flags_for, tmp_path, count, loader):
+def test_processes_train_as_one_with_as_many_devices(alone, small, tmp_path, count, loader):
     workdir = tmp_path / "run"
-    flags = flags_for(workdir, **{"data.loader": loader})
+    flags = small(workdir, **{"data.loader": loader})
     with Processes(tmp_path / "said", flags, count, 4 // count) as processes:
         assert processes.wait() == [0] * count, [processes.said(number) for number in range(count)]
         for number in range(1, count):
@@ -117,20 +122,20 @@ def test_processes_train_as_one_with_as_many_devices(alone, flags_for, tmp_path,
 
 
 @pytest.fixture(scope="module")
-def together(resident, tmp_path_factory):
+def together(small, tmp_path_factory):
     """A run of two processes that nothing happened to."""
     folder = tmp_path_factory.mktemp("together")
-    with Processes(folder / "said", resident(folder / "run"), 2) as processes:
+    with Processes(folder / "said", small(folder / "run"), 2) as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
     return folder / "run"
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_is_killed_all_end_and_the_same_command_goes_on(
-    together, resident, tmp_path, victim, final_state, assert_same
+    together, small, tmp_path, victim, final_state, assert_same
 ):
     workdir = tmp_path / "run"
-    with Processes(tmp_path / "killed", resident(workdir), 2) as processes:
+    with Processes(tmp_path / "killed", small(workdir), 2) as processes:
         processes.until(lambda: saved(workdir))
         processes.processes[victim].kill()
         codes = processes.wait(HEARTBEAT + GRACE)
@@ -147,16 +152,16 @@ def test_when_one_is_killed_all_end_and_the_same_command_goes_on(
                 rf"process {number} of 2 ended after step (\d+)\. The same command.* after step {last}", said
             )
             assert told and int(told[1]) >= last, said
-    with Processes(tmp_path / "again", resident(workdir), 2) as processes:
+    with Processes(tmp_path / "again", small(workdir), 2) as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         assert f"going on after step {last} of 30" in processes.said(0)[0]
     assert_same(final_state(workdir), final_state(together))
 
 
 @pytest.mark.parametrize("told", [0, 1])
-def test_sigterm_to_one_saves_the_same_step_on_all(together, resident, tmp_path, told, command, final_state):
+def test_sigterm_to_one_saves_the_same_step_on_all(together, small, tmp_path, told, command, final_state):
     workdir = tmp_path / "run"
-    with Processes(tmp_path / "stopped", resident(workdir), 2) as processes:
+    with Processes(tmp_path / "stopped", small(workdir), 2) as processes:
         processes.until(lambda: saved(workdir))
         processes.processes[told].send_signal(signal.SIGTERM)
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
@@ -164,8 +169,10 @@ def test_sigterm_to_one_saves_the_same_step_on_all(together, resident, tmp_path,
         assert "ended after" not in processes.said(0)[1] + processes.said(1)[1], "the watchers have nothing to say"
     stopped = re.search(r"saved after step (\d+)", out)
     assert stopped and int(stopped[1]) == saved(workdir)[-1] < 30, out
+    if told == 0:
+        return
     # On fewer processes, though the same devices.
-    result = command("train", *resident(workdir), devices=2)
+    result = command("train", *small(workdir), devices=2)
     assert result.returncode == 0, result.stderr
     assert f"going on after step {stopped[1]} of 30" in result.stdout
     found, expected = losses(workdir), losses(together)
@@ -180,50 +187,51 @@ def test_columns_may_lie_on_different_hosts(flags_for, tmp_path, command):
     fields = {
         "data.canvas_size": 67,
         "data.image_size": 67,
-        "train.duration": "2 steps",
+        "data.loader": "resident",
+        "data.random_crop": False,
+        "data.lighting": "none",
         "evaluation.every": "2 steps",
         "log.every": "1 step",
         "log.tensorboard": False,
         "model.width": 1 / 16,
         "parallel.strategy": "columns",
-        "data.loader": "resident",
+        "train.duration": "2 steps",
     }
-    rest = [*flags_for("unused", **fields)[2:]]
-    rest = [flag for flag in rest if not flag.startswith(("--config.model.d", "--config.data.view"))]
-    config = "--config=configs/alexnet.py"
-    with Processes(tmp_path / "said", [config, f"--workdir={tmp_path / 'two'}", *rest], 2) as processes:
+    flags = lambda name: flags_for(tmp_path / name, "configs/alexnet.py", **fields)  # noqa: E731
+    with Processes(tmp_path / "said", flags("two"), 2) as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
-    result = command("train", config, f"--workdir={tmp_path / 'one'}", *rest, devices=2)
+        assert "2 cpu device(s) as 1x2, columns" in processes.said(0)[0]
+    result = command("train", *flags("one"), devices=2)
     assert result.returncode == 0, result.stderr
     found, expected = losses(tmp_path / "two"), losses(tmp_path / "one")
-    assert found.keys() == expected.keys() and (2, "test/loss") in found
+    assert found.keys() == expected.keys() and (2, "validation/loss") in found
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, rtol=1e-5, err_msg=str(key))
 
 
 def test_evaluate_runs_on_several_processes_too(together, tmp_path, command):
     flags = [f"--workdir={together}"]
-    with Processes(tmp_path / "said", flags, 3, command="evaluate") as processes:
-        assert processes.wait() == [0, 0, 0], [processes.said(number) for number in range(3)]
+    with Processes(tmp_path / "said", flags, 2, command="evaluate") as processes:
+        assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         out = processes.said(0)[0]
         assert not processes.said(1)[0]
     assert "27 examples" in out
     assert out == command("evaluate", *flags).stdout
 
 
-def test_processes_with_different_configurations_are_refused_by_all(resident, tmp_path):
+def test_processes_with_different_configurations_are_refused_by_all(small, tmp_path):
     others = [[], ["--config.optimizer.learning_rate=0.1"]]
-    with Processes(tmp_path / "said", resident(tmp_path / "run"), 2, others=others) as processes:
+    with Processes(tmp_path / "said", small(tmp_path / "run"), 2, others=others) as processes:
         assert processes.wait() == [2, 2]
-        error = "error: --config.optimizer.learning_rate=0.1 of process 1: expected that of process 0, 0.05.\n"
+        error = "error: --config.optimizer.learning_rate=0.1 of process 1: expected that of process 0, 0.01.\n"
         assert processes.said(0)[1].endswith(error)
         assert "error" not in processes.said(1)[1]
     assert not (tmp_path / "run").exists()
 
 
-def test_what_one_process_cannot_read_is_said_by_the_first(resident, tmp_path):
+def test_what_one_process_cannot_read_is_said_by_the_first(small, tmp_path):
     others = [[], [f"--config.data.data_dir={tmp_path / 'nowhere.npz'}"]]
-    with Processes(tmp_path / "said", resident(tmp_path / "run"), 2, others=others) as processes:
+    with Processes(tmp_path / "said", small(tmp_path / "run"), 2, others=others) as processes:
         assert processes.wait() == [2, 2]
         assert "error: process 1: data.data_dir=" in processes.said(0)[1]
     assert not (tmp_path / "run").exists()

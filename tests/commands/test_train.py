@@ -263,6 +263,7 @@ REFUSED = {
         "--coordinator_address='localhost': expected that of process 0 as host:port",
     ),
     "no heartbeat": (["--distributed", "--heartbeat=0"], "--heartbeat=0: expected seconds"),
+    "a folder that is none": (["--workdir=gs://bucket/run"], "workdir='gs://bucket/run': expected a folder of a file"),
     "an unknown loader": (["--config.data.loader=torch"], "data.loader='torch': expected one of"),
 }
 
