@@ -41,7 +41,7 @@ def _audit(config) -> None:
     spreads = [audit.strategy_of(config)] if FIGURE.value is None else audit.strategies_of(config)
     found = []
     for strategy in spreads:
-        # A minute or so each at full size.
+        # A quarter of a minute each at full size, more on a busy machine.
         print(f"compiling {config.model.name} for {strategy} ...", file=sys.stderr, flush=True)
         found.append(audit.audit(config, strategy))
     print(*(audit.table(one) for one in found if one.strategy.name == config.parallel.strategy))
