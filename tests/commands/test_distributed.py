@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,6 +64,13 @@ class Processes:
     def said(self, number):
         """What one of them has written to its standard output and error, but for what the runtime writes there."""
         return tuple(re.sub(r"\[Gloo\].*\n", "", path.read_text()) for path in self.files[number])
+
+    def last_words(self, number):
+        """What the watcher of one has said; it may do so a moment after its process is gone."""
+        end = time.monotonic() + 30
+        while "The same command" not in (said := self.said(number)[1]) and time.monotonic() < end:
+            time.sleep(0.1)
+        return said
 
     def until(self, ready, timeout=240):
         """Waits until something is so, while all run."""
@@ -130,28 +138,30 @@ def together(small, tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_is_killed_all_end_and_the_same_command_goes_on(
-    together, small, tmp_path, victim, final_state, assert_same
+@pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_when_one_is_lost_all_end_and_the_same_command_goes_on(
+    together, small, tmp_path, victim, how, command, final_state, assert_same
 ):
-    workdir = tmp_path / "run"
-    with Processes(tmp_path / "killed", small(workdir), 2) as processes:
+    workdir, other = tmp_path / "run", 1 - victim
+    with Processes(tmp_path / "lost", small(workdir), 2) as processes:
         processes.until(lambda: saved(workdir))
-        processes.processes[victim].kill()
-        codes = processes.wait(HEARTBEAT + GRACE)
-        assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, None)
+        processes.processes[victim].send_signal(how)
+        # A process that is stopped is as silent as one behind a broken wire: its connections stay open.
+        assert processes.processes[other].wait(HEARTBEAT + GRACE) != 0
         last = saved(workdir)[-1]
         assert 0 < last < 30
-        for number in range(2):
-            # The watcher may still be writing when its process is gone.
-            for _ in range(100):
-                if "The same command" in (said := processes.said(number)[1]):
-                    break
-                time.sleep(0.1)
-            told = re.search(
-                rf"process {number} of 2 ended after step (\d+)\. The same command.* after step {last}", said
-            )
-            assert told and int(told[1]) >= last, said
+        for number in (0, 1) if how == signal.SIGKILL else (other,):
+            told = processes.last_words(number)
+            found = re.search(rf"process {number} of 2 ended after step (\d+)\. The same.* after step {last},", told)
+            assert found and int(found[1]) >= last, told
+    if how == signal.SIGSTOP:
+        return
+    if victim:
+        # On fewer.
+        shutil.copytree(workdir, tmp_path / "fewer")
+        result = command("train", *small(tmp_path / "fewer"), devices=1)
+        assert result.returncode == 0, result.stderr
+        assert f"going on after step {last} of 30" in result.stdout and saved(tmp_path / "fewer")[-1] == 30
     with Processes(tmp_path / "again", small(workdir), 2) as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         assert f"going on after step {last} of 30" in processes.said(0)[0]
