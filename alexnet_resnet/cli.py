@@ -13,9 +13,6 @@ from alexnet_resnet.errors import UserError
 
 FAILURE, USER_ERROR = 1, 2
 
-# Seconds without a word from another process until it counts as lost.
-HEARTBEAT = 30
-
 
 def define_config():
     """Defines --config: a file of configs/, optionally with an argument after a colon, and --config.FIELD=VALUE."""
@@ -42,8 +39,9 @@ class Cluster:
         self._count = flags.DEFINE_integer("num_processes", -1, "How many processes there are.")
         self._number = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
         self._heartbeat = flags.DEFINE_integer(
-            "heartbeat", HEARTBEAT, "Seconds without a word from another process until it counts as lost."
+            "heartbeat", None, "Seconds without a word from another process until it counts as lost; 30 by default."
         )
+        self._flags = self._address, self._count, self._number, self._heartbeat
 
     @contextlib.contextmanager
     def joined(self, workdir: str = "") -> Iterator[Callable[[int], None]]:
@@ -59,7 +57,7 @@ class Cluster:
           UserError: as `parallel.hosts.join`; flags of a cluster without --distributed.
         """
         if not self._distributed.value:
-            named = [flag.name for flag in (self._address, self._count, self._number) if flag.present]
+            named = [flag.name for flag in self._flags if flag.present]
             if named:
                 raise UserError(f"--{named[0]}: expected --distributed with it.")
             yield lambda step: None
@@ -69,13 +67,14 @@ class Cluster:
 
         from alexnet_resnet.parallel import hosts
         from alexnet_resnet.parallel.watcher import Watcher
+        from alexnet_resnet.training.workdir import CHECKPOINTS
 
-        hosts.join(self._address.value, self._count.value, self._number.value, self._heartbeat.value)
-        watcher = (
-            Watcher(f"process {jax.process_index()} of {jax.process_count()}", os.path.join(workdir, "checkpoints"))
-            if workdir
-            else None
-        )
+        heartbeat = hosts.HEARTBEAT if self._heartbeat.value is None else self._heartbeat.value
+        hosts.join(self._address.value, self._count.value, self._number.value, heartbeat)
+        name, watcher = f"process {jax.process_index()} of {jax.process_count()}", None
+        if workdir:
+            watcher = Watcher(name, os.path.join(workdir, CHECKPOINTS))
+            hosts.FAREWELLS.append(watcher.done)
         try:
             with hosts.side_by_side(SystemExit):
                 yield watcher.step if watcher else lambda step: None

@@ -16,6 +16,9 @@ class Faults:
     Args:
       examples: the split.
       most: the share of its examples that may be unreadable.
+
+    Attributes:
+      patient: whether only `new` raises an error, not `add`: where several processes read a split, they end together.
     """
 
     def __init__(self, examples: Examples | EncodedExamples, most: float):
@@ -23,6 +26,7 @@ class Faults:
         self._reasons: dict[int, str] = {}
         self._new: dict[int, str] = {}
         self._lock = threading.Lock()
+        self.patient = False
 
     def __len__(self) -> int:
         return len(self._reasons)
@@ -40,7 +44,8 @@ class Faults:
             if index in self._reasons:
                 return
             self._reasons[index] = self._new[index] = reason
-        self._check()
+        if not self.patient:
+            self._check()
 
     def new(self, gather: Callable[[dict], list[dict]] = lambda found: [found]) -> list[str]:
         """The reasons that have come since the last call.

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from alexnet_resnet.data import loaders
 from alexnet_resnet.data.examples import EncodedExamples, Examples
-from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.views import Views
 from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
@@ -69,7 +68,7 @@ def evaluate(
 def _result(totals: dict) -> Result:
     examples = int(totals["examples"])
     if not examples:
-        raise UserError("expected at least one image that can be read, found none.")
+        raise hosts.Refused("expected at least one image that can be read, found none.")
     return Result(
         examples=examples,
         loss=float(totals["loss"]) / examples,
@@ -109,6 +108,7 @@ class Evaluator:
         """
         if examples not in self._loaders:
             self._loaders[examples] = loaders.create(self._config.data, examples)
+            self._loaders[examples].faults.patient = hosts.several()
         loader, size = self._loaders[examples], self._batch_size
         if self._config.evaluation.views == "multi_scale":
             result = _result(self._views.multi_scale(state, loader, examples))
@@ -123,5 +123,6 @@ class Evaluator:
 
     def news(self) -> list[str]:
         """A line for each split of which more images turned out to be unreadable since the last call."""
-        told = [(loader.faults, loader.faults.new(hosts.gather)) for loader in self._loaders.values()]
+        with hosts.common():
+            told = [(loader.faults, loader.faults.new(hosts.gather)) for loader in self._loaders.values()]
         return [faults.summary(new) for faults, new in told if new]

@@ -13,6 +13,7 @@ from alexnet_resnet import config as config_lib
 from alexnet_resnet.data import loaders, sources
 from alexnet_resnet.errors import UserError, check_choice
 from alexnet_resnet.evaluation.classification import Evaluator, Result
+from alexnet_resnet.evaluation.views import check_views
 from alexnet_resnet.models.statistics import average_statistics
 from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
@@ -38,7 +39,7 @@ def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> t
     config = workdir_lib.read_config(workdir)
     checkpoints = Checkpoints(os.path.join(workdir, workdir_lib.CHECKPOINTS), read_only=True)
     try:
-        steps = checkpoints.steps()
+        steps = hosts.gather(checkpoints.steps())[0]
         if not steps:
             raise hosts.Refused(f"workdir={workdir!r}: expected a finished checkpoint, found none yet.")
         best = checkpoints.best_step()
@@ -50,7 +51,8 @@ def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> t
         like = state_lib.like(config, network, optimizer, sharding)
         return config, checkpoints.restore(like, named[checkpoint])
     except Damaged as error:
-        raise hosts.Refused(f"{error}; --checkpoint chooses another of the steps {steps}.") from error
+        kind = UserError if error.alone else hosts.Refused
+        raise kind(f"{error}; --checkpoint chooses another of the steps {steps}.") from error
     finally:
         checkpoints.close()
 
@@ -84,13 +86,14 @@ def evaluate_run(
         config.evaluation.views = views or config.evaluation.views
         config.evaluation.batch_size = batch_size or config.evaluation.batch_size
         check_choice("views", config.evaluation.views, config_lib.EVALUATION_VIEWS)
-        if precise_bn and jax.process_count() > 1:
+        if precise_bn and hosts.several():
             raise UserError(f"precise_bn={precise_bn}: expected 0 with several processes.")
-        strategy = Strategy("data", mesh_lib.create(ConfigDict({"data": -1, "model": 1})))
+        strategy = Strategy("data", mesh_lib.create(-1, 1))
         if data_dir:
             config.data.data_dir = data_dir
         examples = sources.load(config.data, split or config.data.test_split or config.data.validation_split)
         network = state_lib.from_config(config)
+        check_views(config, network, [examples])
     _, state = restore(workdir, checkpoint, strategy.everywhere)
     if precise_bn:
         state = with_precise_statistics(config, network, state, precise_bn)

@@ -1,6 +1,7 @@
 """Several views of one image, judged by the mean of their softmax outputs: section 4.1 of AlexNet, 3.4 of ResNet."""
 
 import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,40 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_resnet.data import views
+from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.errors import UserError
+from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training.state import Network, TrainState
 from alexnet_resnet.training.step import Batch, evaluation_images, score
+
+
+def check_views(config: ConfigDict, network: Network, splits: Iterable[Examples | EncodedExamples]) -> None:
+    """Makes sure that the views which `config.evaluation` asks for can be had.
+
+    Raises:
+      UserError: for 'multi_scale', images of a fixed size, several processes, or a network that takes one size only.
+    """
+    if config.evaluation.views != "multi_scale":
+        return
+    field = "evaluation.views='multi_scale'"
+    for examples in splits:
+        if not examples.encoded:
+            raise UserError(f"{field}: expected 'centre' or 'ten_crop' for {examples.name}, whose images are small.")
+    if hosts.several():
+        raise UserError(f"{field}: expected one process, as hosts would see other shapes; found several.")
+    side = config.evaluation.scales[0]
+    for width in (side, 2 * side):
+        images = jax.ShapeDtypeStruct((1, side, width, config.data.channels), jnp.float32)
+        try:
+            # One image: not to be shared out.
+            jax.eval_shape(network.over(None).apply, *network.shapes, images)
+        except (ValueError, TypeError) as error:
+            # A fully connected layer on top of a map of another size.
+            raise UserError(
+                f"{field}: expected a network that takes images of any size, not {config.model.name}."
+            ) from error
 
 
 class Views:
@@ -31,7 +61,7 @@ class Views:
         self._sharding, self._shards = split, strategy.shards
         over = functools.partial(jax.jit, out_shardings=split)
         arguments = (*map(strategy.shardings, network.shapes), everywhere, split)
-        self._crop = over(self._crop_probabilities, in_shardings=(*arguments, everywhere), static_argnums=())
+        self._crop = over(self._crop_probabilities, in_shardings=(*arguments, everywhere))
         self._whole = over(self._whole_probabilities, in_shardings=arguments)
         self._score = jax.jit(
             lambda total, count, labels, valid: score(jnp.log(total / count), labels, valid), out_shardings=everywhere
@@ -74,17 +104,8 @@ class Views:
           state: the network's parameters and statistics.
           loader: of the split; its images are encoded.
           examples: the split.
-
-        Raises:
-          UserError: images of a fixed size, several processes, or a network that takes one size only.
         """
-        field = "evaluation.views='multi_scale'"
-        if not examples.encoded:
-            raise UserError(f"{field}: expected 'centre' or 'ten_crop' for {examples.name}, whose images are small.")
-        if jax.process_count() > 1:
-            raise UserError(f"{field}: expected one process, as hosts would see other shapes; found several.")
         scales, size = self._config.evaluation.scales, self._config.data.image_size
-        self._check_sizes(state, scales[0])
         total = np.zeros((len(examples), self._network.num_classes), np.float32)
         labels, seen = np.zeros(len(examples), np.int32), np.zeros(len(examples), np.int32)
         for side in scales:
@@ -99,15 +120,3 @@ class Views:
         valid = seen == len(scales)
         sums = self._score(np.where(valid[:, None], total, 1.0), np.float32(len(scales)), labels, valid)
         return {name: value.item() for name, value in jax.device_get(sums).items()}
-
-    def _check_sizes(self, state: TrainState, side: int) -> None:
-        name, data = self._config.model.name, self._config.data
-        for height, width in ((side, side), (side, 2 * side)):
-            images = jax.ShapeDtypeStruct((1, height, width, data.channels), jnp.float32)
-            try:
-                jax.eval_shape(self._network.apply, state.params, state.batch_stats, images)
-            except (ValueError, TypeError) as error:
-                # A fully connected layer on top of a map of another size.
-                raise UserError(
-                    f"evaluation.views='multi_scale': expected a network that takes images of any size, not {name}."
-                ) from error

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import pickle
+import socket
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,14 +16,18 @@ from jax.experimental import multihost_utils
 
 from alexnet_resnet.errors import UserError
 
-FAILURE = 1
+# Seconds without a word from another process until it counts as lost, and until process 0 has to be there.
+HEARTBEAT, ARRIVAL = 30, 300
+
+# Called before a process ends on its own with an error that it has told.
+FAREWELLS: list[Callable[[], None]] = []
 
 
 class Refused(UserError):
     """The same error on all processes, raised at the same place on each."""
 
 
-def join(address: str = "", count: int = -1, number: int = -1, heartbeat: int = 30) -> None:
+def join(address: str = "", count: int = -1, number: int = -1, heartbeat: int = HEARTBEAT) -> None:
     """Makes this process one of several. To be called before anything has used a device.
 
     Args:
@@ -32,7 +38,7 @@ def join(address: str = "", count: int = -1, number: int = -1, heartbeat: int = 
       heartbeat: seconds without a word from another process until it counts as lost, and this one ends.
 
     Raises:
-      UserError: the cluster is described in part or wrongly, or the others cannot be reached.
+      UserError: the cluster is described in part or wrongly, or process 0 is not at its address.
     """
     if heartbeat < 1:
         raise UserError(f"--heartbeat={heartbeat}: expected seconds, at least 1.")
@@ -41,10 +47,15 @@ def join(address: str = "", count: int = -1, number: int = -1, heartbeat: int = 
         if not all(given.values()):
             missing = ", ".join(name for name, there in given.items() if not there)
             raise UserError(f"{missing}: expected all three of {', '.join(given)}, or none of them.")
-        if not address.rpartition(":")[2].isdigit():
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
             raise UserError(f"--coordinator_address={address!r}: expected that of process 0 as host:port.")
         if number >= count:
             raise UserError(f"--process_id={number}: expected one from 0 to --num_processes={count} less one.")
+        if number > 0:
+            _wait_for(host.strip("[]"), int(port))
+    # Only training answers SIGTERM, and only while it trains (see training/preemption.py).
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator_address=address or None,
@@ -57,8 +68,25 @@ def join(address: str = "", count: int = -1, number: int = -1, heartbeat: int = 
             "--distributed: expected a cluster that JAX detects (SLURM, GKE, a TPU pod, Open MPI), or "
             f"{', '.join(given)} ({str(error).rstrip('.')})."
         ) from error
-    except RuntimeError as error:
-        raise UserError(f"--distributed: cannot reach the other processes ({str(error).splitlines()[0]}).") from error
+
+
+def _wait_for(host: str, port: int, seconds: float = ARRIVAL) -> None:
+    """Waits until process 0 listens: JAX itself would abort the process, with its stack, when it does not come."""
+    end, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"--coordinator_address='{host}:{port}': expected process 0 there within {seconds:g} seconds "
+                    f"({error.strerror or error})."
+                ) from error
+        if not told:
+            told = True
+            print(f"Waiting for process 0 at {host}:{port}.", file=sys.stderr)
+        time.sleep(0.2)
 
 
 def is_first() -> bool:
@@ -66,9 +94,14 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def several() -> bool:
+    """Whether there are other processes."""
+    return jax.process_count() > 1
+
+
 def gather(value: Any) -> list[Any]:
     """Every process's value, in the order of the processes, on all of them. All must call it at the same place."""
-    if jax.process_count() == 1:
+    if not several():
         return [value]
     content = np.frombuffer(pickle.dumps(value), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(content)))
@@ -90,7 +123,7 @@ def agreed() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if jax.process_count() == 1:
+        if not several():
             raise
         trouble = error
     texts = gather(None if trouble is None else str(trouble))
@@ -100,23 +133,38 @@ def agreed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def side_by_side(*common: type[Exception]) -> Iterator[None]:
+def common() -> Iterator[None]:
+    """A block whose UserError all processes have, as they know the same.
+
+    Raises:
+      Refused: for it.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise Refused(str(error)) from error
+
+
+@contextlib.contextmanager
+def side_by_side(*shared: type[Exception]) -> Iterator[None]:
     """A block that several processes go through together: an exception of one alone ends that process at once.
 
     To unwind would be to wait, in some `finally` or at the interpreter's end, for processes that wait for this one.
 
     Args:
-      common: exceptions that all of them raise at the same place, besides `Refused`; these are passed on.
+      shared: exceptions that all of them raise at the same place, besides `Refused`; these are passed on.
     """
     try:
         yield
     except BaseException as error:
-        if jax.process_count() == 1 or isinstance(error, (Refused, *common)):
+        if not several() or isinstance(error, (Refused, *shared)):
             raise
         if isinstance(error, UserError):
             print(f"error: process {jax.process_index()}: {error}", file=sys.stderr)
+            for farewell in FAREWELLS:
+                farewell()
         else:
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(FAILURE)
+        os._exit(2 if isinstance(error, UserError) else 1)

@@ -9,18 +9,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from alexnet_resnet.errors import UserError
 
 
-def create(parallel, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh ('data', 'model') that `config.parallel` describes.
+def create(data: int, model: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh ('data', 'model').
 
     Args:
-      parallel: `data` and `model`, the devices along each axis; data=-1 takes all that are left.
+      data: the devices along the first axis; -1 takes all that are left.
+      model: those along the second.
       devices: those to use; by default all of all processes.
 
     Raises:
       UserError: the devices cannot be laid out so.
     """
     count = jax.device_count() if devices is None else len(devices)
-    data, model = parallel.data, parallel.model
     if model < 1 or count % model:
         raise UserError(f"parallel.model={model}: expected a divisor of the number of devices, {count}.")
     if data == -1:

@@ -5,8 +5,8 @@
   before conv3, fc6 and fc7, and add up their partial logits at fc8 (Krizhevsky et al. 2012, figure 2).
 - 'hybrid': the "one weird trick" (Krizhevsky 2014, arXiv 1404.5997, section 4). The convolutions share out the batch
   over all devices; before fc6 those along `model` exchange it, and each owns a column of the fully connected layers.
-- 'fsdp': as 'data', but parameters and optimizer state are split along `data` too, gathered for each pass, and their
-  gradients summed straight into the parts.
+- 'fsdp': as 'data', but parameters and optimizer state are split along `data` too. The parameters are gathered once a
+  step, for both passes, and their gradients summed straight into the parts.
 
 All but 'data' are a `jax.shard_map` around the application of the network alone, so that what is exchanged is written
 down and nothing else is. Loss, gradient and optimizer are the same code for all of them.
@@ -14,7 +14,6 @@ down and nothing else is. Loss, gradient and optimizer are the same code for all
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 
 import jax
 from jax import lax
@@ -35,7 +34,7 @@ SMALL = 1024
 
 def supported(model) -> tuple[str, ...]:
     """The strategies that the network of a configuration's `model` section can be spread by."""
-    in_columns = hasattr(models.NETWORKS[model.name], "column_axis") and model.columns > 1
+    in_columns = hasattr(models.NETWORKS[model.name], "column_axis") and model.get("columns", 1) > 1
     return STRATEGIES if in_columns else ("data", "fsdp")
 
 
@@ -82,7 +81,7 @@ def create(config, devices: Sequence[jax.Device] | None = None) -> "Strategy":
     """
     check(config)
     data, model = shape(config)
-    mesh = mesh_lib.create(SimpleNamespace(data=data, model=model), devices)
+    mesh = mesh_lib.create(data, model, devices)
     strategy = Strategy(config.parallel.strategy, mesh, models.NETWORKS[config.model.name])
     batch = config.train.batch_size
     mesh_lib.check_batch("train.batch_size", batch, strategy.shards)

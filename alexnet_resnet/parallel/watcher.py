@@ -35,13 +35,22 @@ class Watcher:
 
     def done(self) -> None:
         """The training has itself said what there is to say; the watcher ends without a word."""
-        self._tell(DONE)
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _tell(self, line: str) -> None:
+        # A watcher that does not read is of no more use.
+        if not self._tell(DONE):
+            self._process.kill()
         with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def _tell(self, line: str) -> bool:
+        try:
             os.write(self._process.stdin.fileno(), f"{line}\n".encode())
+        except OSError:
+            return False
+        return True
 
 
 def report(name: str, last: int | None, checkpoints: str) -> str:

@@ -95,7 +95,15 @@ def _named(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 class Damaged(Exception):
-    """A checkpoint's files do not give back what was saved."""
+    """A checkpoint's files do not give back what was saved.
+
+    Attributes:
+      alone: whether this process found it out by itself, where there are others.
+    """
+
+    def __init__(self, text: str, alone: bool = False):
+        super().__init__(text)
+        self.alone = alone
 
 
 class Checkpoints:
@@ -113,7 +121,7 @@ class Checkpoints:
     def __init__(self, directory: str, keep_last: int = 2, keep_best: int = 1, read_only: bool = False):
         self.directory = os.path.abspath(directory)
         if read_only and not os.path.isdir(self.directory):
-            raise UserError(f"workdir={os.path.dirname(directory)!r}: expected checkpoints in {directory!r}.")
+            raise hosts.Refused(f"workdir={os.path.dirname(directory)!r}: expected checkpoints in {directory!r}.")
         best = preservation_policy.BestN(get_metric_fn=lambda metrics: -_error(metrics), n=keep_best)
         last = preservation_policy.LatestN(n=keep_last)
         with _quiet(read_only):
@@ -160,32 +168,32 @@ class Checkpoints:
           UserError: other arrays were saved than `like` has.
           Damaged: the files are incomplete, or hold other values than were saved.
         """
-        trouble, found = "", None
         try:
+            saved = self._manager.item_metadata(step).state
+            if saved is None:
+                raise ValueError("its metadata cannot be read")
             # Orbax would cast to the type it is asked for, and say nothing.
-            misfits = _misfits(self._manager.item_metadata(step).state, like)
-            if not misfits:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # Orbax warns of the layout it was told to use.
-                    found = self._manager.restore(
-                        step,
-                        args=ocp.args.Composite(
-                            state=ocp.args.StandardRestore(_fields(like)), digests=ocp.args.JsonRestore()
-                        ),
-                    )
+            misfits = _misfits(saved, like)
+            if misfits:
+                raise hosts.Refused(f"checkpoint {self._place(step)}: {'; '.join(misfits[:3])}.")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Orbax warns of the layout it was told to use.
+                found = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(_fields(like)), digests=ocp.args.JsonRestore()
+                    ),
+                )
+        except hosts.Refused:
+            raise
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
-            trouble, misfits = (str(error).strip() or type(error).__name__).splitlines()[0], []
-        # What one process cannot read none of them goes on with.
-        trouble = next(filter(None, hosts.gather(trouble)), "")
-        if misfits:
-            raise hosts.Refused(f"checkpoint {self._place(step)}: {'; '.join(misfits[:3])}.")
-        if not trouble:
-            fields, expected = found["state"], found["digests"]
-            actual = _values(fields)
-            wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
-            trouble = f"{', '.join(wrong[:3])} differ from what was saved" if wrong else ""
-        if trouble:
-            raise Damaged(f"checkpoint {self._place(step)}: {trouble}")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise Damaged(f"checkpoint {self._place(step)}: {reason}", hosts.several()) from error
+        fields, expected = found["state"], found["digests"]
+        actual = _values(fields)
+        wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
+        if wrong:
+            raise Damaged(f"checkpoint {self._place(step)}: {', '.join(wrong[:3])} differ from what was saved")
         return TrainState(**fields)
 
     def restore_newest(self, like: TrainState) -> TrainState | None:
@@ -194,13 +202,19 @@ class Checkpoints:
         A damaged checkpoint is reported, put aside as '<step>.damaged' and passed over for the one before.
 
         Raises:
-          UserError: there are checkpoints and none is whole, or the newest holds other arrays than `like`.
+          UserError: there are checkpoints and none is whole, or the newest holds other arrays than `like`; or this
+            process alone cannot read one, which it has put aside for the next start.
         """
         damaged = []
-        for step in reversed(self.steps()):
+        # One list for all: a shared file system may show a new folder to some of them only later.
+        steps = hosts.gather(self.steps())[0]
+        for step in reversed(steps):
             try:
                 state = self.restore(like, step)
             except Damaged as error:
+                if error.alone:
+                    # The others are inside Orbax, and wait there for this process.
+                    self._give_up(step, step != steps[0], error)
                 if hosts.is_first():
                     logging.getLogger(__name__).warning("%s; trying the one before", error)
                 damaged.append(step)
@@ -213,12 +227,22 @@ class Checkpoints:
             raise hosts.Refused(f"{self.directory}: expected a whole checkpoint, but all {len(damaged)} are damaged.")
         return None
 
+    def _give_up(self, step: int, older: bool, error: "Damaged") -> None:
+        if older:
+            self._set_aside(step)
+            raise UserError(f"{error}; put aside, so that the same command goes on from the one before.") from error
+        raise UserError(f"{error}; expected a whole checkpoint, and there is none before it.") from error
+
+    def _set_aside(self, step: int) -> None:
+        aside = f"{self._place(step)}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.rename(self._place(step), aside)
+
     def _put_aside(self, steps: list[int]) -> None:
         if hosts.is_first():
             for step in steps:
-                aside = f"{self._place(step)}.damaged"
-                shutil.rmtree(aside, ignore_errors=True)
-                os.rename(self._place(step), aside)
+                self._set_aside(step)
         hosts.gather(None)  # until the first has done so
         self._manager.reload()
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import time
+import uuid
 from collections.abc import Callable
 
 import jax
@@ -16,6 +17,7 @@ from alexnet_resnet.data import loaders, normalisation, sources
 from alexnet_resnet.data.faults import Faults
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator
+from alexnet_resnet.evaluation.views import check_views
 from alexnet_resnet.parallel import hosts, strategies
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
@@ -68,12 +70,18 @@ def train(config: ConfigDict, workdir: str, at_step: Callable[[int], None] = lam
         steps_per_epoch = len(splits["train"]) / config.train.batch_size
         if config_lib.steps("train.duration", config.train.duration, steps_per_epoch) < 1:
             raise UserError(f"train.duration={config.train.duration!r}: expected at least one step.")
+        check_views(config, network, [examples for name, examples in splits.items() if name != "train"])
     with contextlib.ExitStack() as stack:
         dataset = workdir_lib.describe(splits["train"])
         with hosts.agreed():
             if hosts.is_first():
                 stack.enter_context(workdir_lib.claim(workdir, config, dataset))
+        mark = hosts.gather(uuid.uuid4().hex)[0]
         with hosts.agreed():
+            if hosts.is_first():
+                workdir_lib.write_mark(workdir, mark)
+        with hosts.agreed():
+            workdir_lib.check_mark(workdir, mark)
             workdir_lib.check_dataset(workdir, dataset)
         _train(config, workdir, strategy, network, splits, at_step)
     if not hosts.is_first():
@@ -112,11 +120,13 @@ def _train(
         os.path.join(workdir, workdir_lib.CHECKPOINTS), config.checkpoint.keep_last, config.checkpoint.keep_best
     )
     loader = loaders.create(config.data, training)
+    loader.faults.patient = hosts.several()
     state = _start(config, network, optimizer, training, loader, strategy, checkpoints)
     begin = int(state.step)
     writer = progress = Silence()
-    if hosts.is_first():
-        writer, progress = Writer(workdir, begin, config.log.tensorboard), Progress(begin, total)
+    with hosts.agreed():
+        if hosts.is_first():
+            writer, progress = Writer(workdir, begin, config.log.tensorboard), Progress(begin, total)
     progress.say(
         f"{config.model.name}: {network.parameter_count:,} parameters; {training.name}: {len(training):,} examples; "
         f"{strategy}; " + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
@@ -129,6 +139,8 @@ def _train(
     feed = _resident if config.data.loader == "resident" else _streamed
     advance = feed(config, network, optimizer, rate, strategy, loader, begin, total)
     number, preemption = begin, Preemption()
+    if 0 < begin < total and begin % evaluate_every == 0 and not judge.has_judged(workdir, begin):
+        judge(begin, state, False)
     try:
         with hosts.side_by_side(Diverged, Stopped):
             while number < total:
@@ -141,13 +153,15 @@ def _train(
                 at_step(number)
                 meter.add(number, measured, waited, count)
                 progress.advance(count)
-                if epochs or number == total:
+                if epochs or number == total or (loader.faults.patient and number % report_every == 0):
                     _tell(loader.faults, workdir, progress)
                 last, evaluates, stopping = number == total, number % evaluate_every == 0, preemption.due()
                 if last or evaluates or stopping or number % save_every == 0:
                     meter.pause()
                     if last or stopping:
                         meter.finish()
+                    # Whoever stops may not have the time that an evaluation takes; the next start makes up for it.
+                    evaluates = evaluates and not stopping
                     # The last evaluation comes before the last checkpoint: a run that has one is complete.
                     error = judge(number, state, last) if last or evaluates else None
                     checkpoints.save(number, state, error)
@@ -156,15 +170,17 @@ def _train(
                     checkpoints.wait()
                     raise Stopped(number)
     finally:
-        preemption.close()
         progress.close()
         writer.close()
         checkpoints.close()
+        # Last, so that a signal does not end what is being saved.
+        preemption.close()
 
 
 def _tell(faults: Faults, workdir: str, progress: Progress) -> None:
     """Says which images turned out to be unreadable since the last time, and lists them all in the folder."""
-    new = faults.new(hosts.gather)
+    with hosts.common():
+        new = faults.new(hosts.gather)
     if new and hosts.is_first():
         progress.say(faults.summary(new))
         with open(os.path.join(workdir, workdir_lib.UNREADABLE), "a") as file:
@@ -233,6 +249,12 @@ class _Judge:
         names = [name for name in ("validation", "test") if name in self._splits]
         errors = {name: self._judge(step, state, name) for name in (names if last else names[:1])}
         return errors.get("validation")
+
+    def has_judged(self, workdir: str, step: int) -> bool:
+        """Whether the evaluation that was due at a step is written down."""
+        names = [f"{name}/error" for name in self._splits if name != "train"]
+        rows = workdir_lib.read_metrics(workdir) if hosts.is_first() else ()
+        return hosts.gather(any(row["step"] == step and any(name in row for name in names) for row in rows))[0]
 
     def _judge(self, step: int, state: state_lib.TrainState, split: str) -> float:
         result = self._evaluate(state, self._splits[split])

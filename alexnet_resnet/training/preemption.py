@@ -24,16 +24,25 @@ class Preemption:
 
     def __init__(self):
         self._noticed, self._asked = False, 0
-        # With several processes JAX listens, and tells all of them; only the main thread may listen to signals.
-        self._alone = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-        self._before = signal.signal(signal.SIGTERM, self._notice) if self._alone else None
+        self._together = jax.process_count() > 1
+        # Only the main thread may listen to signals.
+        self._listens = threading.current_thread() is threading.main_thread()
+        self._before = signal.getsignal(signal.SIGTERM) if self._listens else None
+        if self._together:
+            # JAX listens, and tells all of them. From now on only: nobody would ask it before, nor in an evaluation.
+            distributed = multihost_utils.distributed.global_state
+            if distributed.preemption_sync_manager is None:
+                jax.config.update("jax_enable_preemption_service", True)
+                distributed.initialize_preemption_sync_manager()
+        elif self._listens:
+            signal.signal(signal.SIGTERM, self._notice)
 
     def _notice(self, number, frame) -> None:
         self._noticed = True
 
     def due(self) -> bool:
         """Whether to stop, the same on all processes. To be asked once between any two calls of the step."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(self._asked):
+        if self._together and multihost_utils.reached_preemption_sync_point(self._asked):
             self._noticed = True
         # JAX stops everybody at one number, so none may be left out: not the step's, of which a call may take several.
         self._asked += 1
@@ -41,5 +50,6 @@ class Preemption:
 
     def close(self) -> None:
         """Gives the signal back."""
-        if self._alone:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._listens:
+            # None stands for a handler that was not Python's.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)

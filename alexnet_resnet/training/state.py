@@ -64,8 +64,8 @@ class Network:
         self.num_classes = num_classes
         self._strategy = None
 
-    def over(self, strategy: Strategy) -> "Network":
-        """The same network, spread over devices: its arrays lie as `strategy.shardings` says."""
+    def over(self, strategy: Strategy | None) -> "Network":
+        """The same network, spread over devices: its arrays lie as `strategy.shardings` says. On one device for None."""
         spread = copy.copy(self)
         spread._strategy = strategy
         return spread

@@ -81,6 +81,29 @@ def claim(workdir: str, config: ConfigDict, dataset: dict) -> Iterator[None]:
         yield
 
 
+def write_mark(workdir: str, mark: str) -> None:
+    """Leaves a mark by which other processes know the folder again; `claim` holds the file."""
+    with open(os.path.join(workdir, LOCK), "w") as file:
+        file.write(mark)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_mark(workdir: str, mark: str) -> None:
+    """Makes sure that this is the folder that the mark was left in.
+
+    Raises:
+      UserError: it is another one.
+    """
+    try:
+        with open(os.path.join(workdir, LOCK)) as file:
+            found = file.read()
+    except OSError:
+        found = ""
+    if found != mark:
+        raise UserError(f"workdir={workdir!r}: expected one folder that all processes see, but here it is another.")
+
+
 def check_dataset(workdir: str, dataset: dict) -> None:
     """Makes sure that a run goes on with the training examples that it was started with.
 

@@ -1,7 +1,6 @@
 """The audit of a step: each strategy exchanges the least it can, and only what its name says."""
 
 import functools
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -49,7 +48,7 @@ def make_config(**model):
 
 
 def spread(name, data=2, model=2, network=models.AlexNet):
-    mesh = mesh_lib.create(SimpleNamespace(data=data, model=model), jax.devices()[: data * model])
+    mesh = mesh_lib.create(data, model, jax.devices()[: data * model])
     return Strategy(name, mesh, network)
 
 

@@ -38,13 +38,11 @@ def flags_for(shapes_npz):
 @pytest.fixture(scope="session")
 def final_state():
     """Reads the state of a run's checkpoint to the host."""
-    from types import SimpleNamespace
-
     from alexnet_resnet.evaluation import runs
     from alexnet_resnet.parallel import mesh as mesh_lib
 
     def state(workdir, checkpoint="last"):
-        mesh = mesh_lib.create(SimpleNamespace(data=-1, model=1))
+        mesh = mesh_lib.create(-1, 1)
         return jax.device_get(runs.restore(str(workdir), checkpoint, mesh_lib.replicated(mesh))[1])
 
     return state

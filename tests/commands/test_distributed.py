@@ -169,7 +169,7 @@ def test_when_one_is_lost_all_end_and_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize("told", [0, 1])
-def test_sigterm_to_one_saves_the_same_step_on_all(together, small, tmp_path, told, command, final_state):
+def test_sigterm_to_one_saves_the_same_step_on_all(together, small, tmp_path, told, command, final_state, assert_same):
     workdir = tmp_path / "run"
     with Processes(tmp_path / "stopped", small(workdir), 2) as processes:
         processes.until(lambda: saved(workdir))
@@ -180,6 +180,9 @@ def test_sigterm_to_one_saves_the_same_step_on_all(together, small, tmp_path, to
     stopped = re.search(r"saved after step (\d+)", out)
     assert stopped and int(stopped[1]) == saved(workdir)[-1] < 30, out
     if told == 0:
+        with Processes(tmp_path / "again", small(workdir), 2) as processes:
+            assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
+        assert_same(final_state(workdir), final_state(together))
         return
     # On fewer processes, though the same devices.
     result = command("train", *small(workdir), devices=2)
@@ -245,3 +248,10 @@ def test_what_one_process_cannot_read_is_said_by_the_first(small, tmp_path):
         assert processes.wait() == [2, 2]
         assert "error: process 1: data.data_dir=" in processes.said(0)[1]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_they_do_not_share_is_refused_by_all(small, tmp_path):
+    others = [[f"--workdir={tmp_path / 'one'}"], [f"--workdir={tmp_path / 'two'}"]]
+    with Processes(tmp_path / "said", small("unused"), 2, others=others) as processes:
+        assert processes.wait() == [2, 2]
+        assert "expected one folder that all processes see, but here it is another" in processes.said(0)[1]

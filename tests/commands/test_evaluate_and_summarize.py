@@ -1,7 +1,6 @@
 """The commands that look: evaluate and summarize."""
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,7 +65,7 @@ def test_precise_statistics_are_those_of_the_training_batches(run, shapes_npz):
     from alexnet_resnet.training import state as state_lib
 
     workdir, final = run
-    mesh = mesh_lib.create(SimpleNamespace(data=-1, model=1))
+    mesh = mesh_lib.create(-1, 1)
     config, state = runs.restore(str(workdir), "last", mesh_lib.replicated(mesh))
     network = state_lib.from_config(config)
     precise = runs.with_precise_statistics(config, network, state, 6)
@@ -108,14 +107,14 @@ def test_a_folder_without_a_run_is_refused(tmp_path, run):
         runs.evaluate_run(str(tmp_path))
     (tmp_path / "config.json").write_bytes((run[0] / "config.json").read_bytes())
     with pytest.raises(UserError, match="expected checkpoints in"):
-        runs.restore(str(tmp_path), "last", mesh_lib.replicated(mesh_lib.create(SimpleNamespace(data=-1, model=1))))
+        runs.restore(str(tmp_path), "last", mesh_lib.replicated(mesh_lib.create(-1, 1)))
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="found none yet"):
-        runs.restore(str(tmp_path), "last", mesh_lib.replicated(mesh_lib.create(SimpleNamespace(data=-1, model=1))))
+        runs.restore(str(tmp_path), "last", mesh_lib.replicated(mesh_lib.create(-1, 1)))
 
 
 def test_the_mean_of_the_training_split_is_in_the_checkpoint(run, shapes_npz):
-    mesh = mesh_lib.create(SimpleNamespace(data=-1, model=1))
+    mesh = mesh_lib.create(-1, 1)
     _, state = runs.restore(str(run[0]), "last", mesh_lib.replicated(mesh))
     expected = np.load(shapes_npz)["train_images"].astype(np.float64).mean(0)
     np.testing.assert_allclose(state.mean, expected, rtol=1e-6)

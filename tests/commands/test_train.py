@@ -262,6 +262,15 @@ REFUSED = {
         ["--distributed", "--coordinator_address=localhost", "--num_processes=2", "--process_id=0"],
         "--coordinator_address='localhost': expected that of process 0 as host:port",
     ),
+    "an address without a host": (
+        ["--distributed", "--coordinator_address=12345", "--num_processes=2", "--process_id=0"],
+        "--coordinator_address='12345': expected that of process 0 as host:port",
+    ),
+    "a heartbeat for one": (["--heartbeat=5"], "--heartbeat: expected --distributed with it"),
+    "views that are not to be had": (
+        ["--config.evaluation.views=multi_scale"],
+        "evaluation.views='multi_scale': expected 'centre' or 'ten_crop' for digits",
+    ),
     "no heartbeat": (["--distributed", "--heartbeat=0"], "--heartbeat=0: expected seconds"),
     "a folder that is none": (["--workdir=gs://bucket/run"], "workdir='gs://bucket/run': expected a folder of a file"),
     "an unknown loader": (["--config.data.loader=torch"], "data.loader='torch': expected one of"),

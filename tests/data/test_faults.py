@@ -42,6 +42,14 @@ def test_together_they_may_be_too_many():
         one.new(lambda mine: [mine, {2: "two"}, {3: "three"}])
 
 
+def test_where_several_read_they_end_together_or_not_at_all():
+    one = faults_of(0.0)
+    one.patient = True
+    one.add(1, "one")
+    with pytest.raises(UserError, match="but 1 of 100 are"):
+        one.new()
+
+
 def test_many_reasons_are_shortened():
     faults = faults_of(1.0)
     for index in range(7):

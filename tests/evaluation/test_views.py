@@ -1,7 +1,6 @@
 """Ten crops and several scales: the mean softmax is that of the views, one by one, in numpy."""
 
 import io
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,8 @@ from alexnet_resnet.data import views
 from alexnet_resnet.data.examples import EncodedExamples, Examples, InMemory
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator
+from alexnet_resnet.evaluation.views import check_views
+from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training import optimizer as optimizer_lib
@@ -34,7 +35,7 @@ def run():
 
 
 def spread():
-    return Strategy("data", mesh_lib.create(SimpleNamespace(data=-1, model=1)))
+    return Strategy("data", mesh_lib.create(-1, 1))
 
 
 def softmax(logits):
@@ -108,24 +109,25 @@ def test_scales_are_averaged_and_every_image_is_judged_once(run):
     check(result, total[keep] / 2, labels[keep])
 
 
-def test_what_views_cannot_be_had_of_is_refused(run):
-    config, network, state = run
+def test_what_views_cannot_be_had_of_is_refused(run, monkeypatch):
+    config, network, _ = run
     config = config.copy_and_resolve_references()
     config.evaluation.views = "multi_scale"
     arrays = Examples(np.zeros((3, 40, 40, 3), np.uint8), np.zeros(3, np.int32), ("a",), "arrays")
     with pytest.raises(UserError, match="evaluation.views='multi_scale': expected 'centre' or 'ten_crop' for arrays"):
-        Evaluator(config, network, spread())(state, arrays)
+        check_views(config, network, [arrays])
+    # How the network is spread plays no part.
+    check_views(config, network.over(Strategy("fsdp", mesh_lib.create(-1, 1))), [])
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    with pytest.raises(UserError, match="expected one process, as hosts would see other shapes"):
+        check_views(config, network, [])
+    config.evaluation.views = "centre"
+    check_views(config, network, [arrays])
 
 
 def test_a_network_of_one_size_refuses_other_scales():
     config = config_lib.default("lenet")
     config.data.update(canvas_size=32, image_size=32, channels=3, num_classes=10)
-    config.evaluation.update(views="multi_scale", batch_size=8, scales=(64,))
-    network = state_lib.from_config(config)
-    optimizer = optimizer_lib.create(config.optimizer, lambda step: 0.0)
-    state = jax.jit(lambda m: state_lib.create(network, optimizer, 0, m, jnp.zeros((3, 3))))(jnp.zeros((1, 1, 3)))
-    buffer = io.BytesIO()
-    Image.fromarray(photograph(64, 64, 0)).save(buffer, "PNG")
-    examples = EncodedExamples(InMemory([buffer.getvalue()], [0]), range(1), tuple("abcdefghij"), "one")
+    config.evaluation.update(views="multi_scale", scales=(64,))
     with pytest.raises(UserError, match="expected a network that takes images of any size, not lenet"):
-        Evaluator(config, network, spread())(state, examples)
+        check_views(config, state_lib.from_config(config), [])

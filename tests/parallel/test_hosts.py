@@ -1,5 +1,7 @@
 """What several processes do together, as far as one can show it; tests/commands/test_distributed.py has several."""
 
+import socket
+
 import pytest
 
 from alexnet_resnet.errors import UserError
@@ -27,7 +29,7 @@ def test_one_process_s_error_stays_what_it_is():
 def three(monkeypatch):
     """As if this were process 1 of 3; the others' texts can be set."""
     others = [None, None]
-    monkeypatch.setattr(hosts.jax, "process_count", lambda: 3)
+    monkeypatch.setattr(hosts, "several", lambda: True)
     monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
     monkeypatch.setattr(hosts, "gather", lambda value: [others[0], value, others[1]])
     return others
@@ -54,12 +56,29 @@ def test_an_exception_of_one_alone_ends_it_at_once(three, monkeypatch, capsys):
         raise Ended(code)
 
     monkeypatch.setattr(hosts.os, "_exit", end)
-    with pytest.raises(Ended, match="1"), hosts.side_by_side():
+    monkeypatch.setattr(hosts, "FAREWELLS", [lambda: print("farewell")])
+    with pytest.raises(Ended, match="2"), hosts.side_by_side():
         raise UserError("field=1: expected 2.")
-    assert capsys.readouterr().err == "error: process 1: field=1: expected 2.\n"
-    with pytest.raises(Ended), hosts.side_by_side():
+    assert capsys.readouterr() == ("farewell\n", "error: process 1: field=1: expected 2.\n")
+    with pytest.raises(Ended, match="1"), hosts.side_by_side():
         raise RuntimeError("connection closed by peer")
     assert "RuntimeError: connection closed by peer" in capsys.readouterr().err
-    for common in (hosts.Refused, ZeroDivisionError):
-        with pytest.raises(common), hosts.side_by_side(ZeroDivisionError):
-            raise common("all have it")
+    for shared in (hosts.Refused, ZeroDivisionError):
+        with pytest.raises(shared), hosts.side_by_side(ZeroDivisionError):
+            raise shared("all have it")
+
+
+def test_an_error_that_all_know_is_refused_by_all():
+    with pytest.raises(hosts.Refused, match="^field=1$"), hosts.common():
+        raise UserError("field=1")
+
+
+def test_process_0_that_does_not_come_is_missed(capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(UserError, match=f"'127.0.0.1:{port}': expected process 0 there within 0.5 seconds"):
+        hosts._wait_for("127.0.0.1", port, 0.5)
+    assert capsys.readouterr().err == f"Waiting for process 0 at 127.0.0.1:{port}.\n"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hosts._wait_for(*server.getsockname(), 0.5)

@@ -1,6 +1,5 @@
 """Meshes that the devices can form, and batches that they can share."""
 
-from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -14,15 +13,11 @@ from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
 
 
-def parallel(data, model):
-    return SimpleNamespace(data=data, model=model)
-
-
 @pytest.mark.parametrize(
     ("asked", "formed"), [((-1, 1), (8, 1)), ((-1, 2), (4, 2)), ((2, 4), (2, 4)), ((-1, 8), (1, 8))]
 )
 def test_meshes_that_can_be_formed(asked, formed):
-    mesh = mesh_lib.create(parallel(*asked))
+    mesh = mesh_lib.create(*asked)
     assert mesh.shape == {"data": formed[0], "model": formed[1]}
 
 
@@ -38,7 +33,7 @@ def test_meshes_that_can_be_formed(asked, formed):
 )
 def test_meshes_that_cannot_be_formed_are_refused(asked, message):
     with pytest.raises(UserError, match=message):
-        mesh_lib.create(parallel(*asked))
+        mesh_lib.create(*asked)
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
@@ -49,7 +44,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_prefetching_changes_neither_the_batches_nor_their_order(size):
-    split = mesh_lib.split_batch(mesh_lib.create(parallel(-1, 1)))
+    split = mesh_lib.split_batch(mesh_lib.create(-1, 1))
     batches = [{"x": np.full((8, 2), i)} for i in range(4)]
     out = list(prefetch(iter(batches), split, size))
     assert [int(batch["x"][0, 0]) for batch in out] == [0, 1, 2, 3]
@@ -65,7 +60,7 @@ def test_prefetching_is_ahead_by_no_more_than_asked():
             taken.append(i)
             yield {"x": np.zeros((8, 1))}
 
-    batches = prefetch(source(), mesh_lib.split_batch(mesh_lib.create(parallel(-1, 1))), 2)
+    batches = prefetch(source(), mesh_lib.split_batch(mesh_lib.create(-1, 1)), 2)
     next(batches)
     assert taken == [0, 1]
     next(batches)
@@ -94,7 +89,7 @@ def test_a_host_reads_what_its_devices_hold_once(parts, places):
 
 @pytest.mark.parametrize("data", [1, 2, 4, 8])
 def test_a_batch_lies_where_its_sharding_says(data):
-    mesh = mesh_lib.create(parallel(data, 8 // data))
+    mesh = mesh_lib.create(data, 8 // data)
     sharding = mesh_lib.split_batch(mesh)
     batch = {"x": np.arange(48).reshape(16, 3), "y": np.arange(16)}
     placed = mesh_lib.put_batch(batch, sharding)

@@ -107,14 +107,14 @@ def test_every_strategy_takes_the_steps_of_one_device(how):
     assert_near((state.params, state.opt_state), (expected.params, expected.opt_state), 1e-10)
 
 
-def test_float32_agrees_where_nothing_flips():
+@pytest.mark.parametrize("how", SPREADS)
+def test_float32_agrees_where_nothing_flips(how):
     """At full width rounding alone flips max-pool and ReLU routes; here it does not."""
-    fields = dict(width=0.25)
-    losses, state = trained(spread("columns", 2, 2), steps=2, **fields)
-    for how in (("data", 1, 1), ("hybrid", 2, 2), ("fsdp", 2, 2)):
-        other_losses, other = trained(spread(*how), steps=2, **fields)
-        np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
-        assert_near(state.params, other.params, 1e-5)
+    (losses, state), (expected_losses, expected) = (
+        trained(spread(*h), steps=2, width=0.25) for h in (how, ("data", 1, 1))
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    assert_near((state.params, state.opt_state), (expected.params, expected.opt_state), 1e-5)
 
 
 @pytest.mark.parametrize(

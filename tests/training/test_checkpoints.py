@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from alexnet_resnet.errors import UserError
+from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.training.checkpoints import Checkpoints, digest
 from alexnet_resnet.training.state import TrainState
@@ -17,9 +18,7 @@ from alexnet_resnet.training.state import TrainState
 
 @pytest.fixture(scope="module")
 def mesh():
-    from types import SimpleNamespace
-
-    return mesh_lib.create(SimpleNamespace(data=4, model=2))
+    return mesh_lib.create(4, 2)
 
 
 def make_state(mesh, step, scale=1.0):
@@ -118,13 +117,16 @@ def data_files(directory):
     return sorted(p for p in directory.rglob("d/*") if p.is_file())
 
 
-@pytest.mark.parametrize("harm", ["flip a bit", "truncate", "remove", "lose the digests"])
+@pytest.mark.parametrize("harm", ["flip a bit", "truncate", "remove", "lose the digests", "lose the metadata"])
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_taken(tmp_path, mesh, harm, caplog):
     states = [make_state(mesh, 1), make_state(mesh, 2)]
     saved(tmp_path / "c", states)
     newest = tmp_path / "c" / "2"
     if harm == "lose the digests":
         shutil.rmtree(newest / "digests")
+    if harm == "lose the metadata":
+        (newest / "state" / "_METADATA").unlink()
+    if harm.startswith("lose"):
         harm = "none"
     # OCDBT may keep a file that its index no longer names, so all are harmed alike.
     for path in data_files(newest / "state"):
@@ -144,6 +146,24 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_taken(tmp_path, 
     assert (tmp_path / "c" / "2.damaged").is_dir(), "a damaged checkpoint is put aside, not deleted"
     checkpoints.save(2, states[1])
     checkpoints.close()
+
+
+def test_what_one_of_several_processes_cannot_read_is_put_aside_for_the_next_start(tmp_path, mesh, monkeypatch):
+    """The others wait for it inside Orbax: it cannot go on to the checkpoint before."""
+    states = [make_state(mesh, 1), make_state(mesh, 2)]
+    saved(tmp_path / "c", states)
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    monkeypatch.setattr(hosts, "gather", lambda value: [value])
+    shapes = like(states[0], mesh_lib.replicated(mesh))
+    for step, left in (("2", "put aside, so that the same command goes on"), ("1", "there is none before it")):
+        for path in data_files(tmp_path / "c" / step / "state"):
+            path.unlink()
+        checkpoints = Checkpoints(str(tmp_path / "c"))
+        with pytest.raises(UserError, match=left) as error:
+            checkpoints.restore_newest(shapes)
+        assert not isinstance(error.value, hosts.Refused), "it is this process's alone"
+        checkpoints.close()
+    assert (tmp_path / "c" / "2.damaged").is_dir() and (tmp_path / "c" / "1").is_dir()
 
 
 def test_when_all_are_damaged_nothing_starts_from_scratch(tmp_path, mesh):

@@ -1,7 +1,6 @@
 """The step as a function: against optax by hand, and the same on one device and on eight."""
 
 import itertools
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ def one_device():
 
 
 def eight_devices():
-    return Strategy("data", mesh_lib.create(SimpleNamespace(data=8, model=1)))
+    return Strategy("data", mesh_lib.create(8, 1))
 
 
 def make(name="resnet_cifar", **model):
