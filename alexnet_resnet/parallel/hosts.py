@@ -16,8 +16,9 @@ from jax.experimental import multihost_utils
 
 from alexnet_resnet.errors import UserError
 
-# Seconds without a word from another process until it counts as lost, and until process 0 has to be there.
-HEARTBEAT, ARRIVAL = 30, 300
+# Seconds: without a word from another process until it counts as lost; until process 0 has to be there; until the user
+# is told that it is not.
+HEARTBEAT, ARRIVAL, PATIENCE = 30, 300, 10
 
 # Called before a process ends on its own with an error that it has told.
 FAREWELLS: list[Callable[[], None]] = []
@@ -72,18 +73,19 @@ def join(address: str = "", count: int = -1, number: int = -1, heartbeat: int = 
 
 def _wait_for(host: str, port: int, seconds: float = ARRIVAL) -> None:
     """Waits until process 0 listens: JAX itself would abort the process, with its stack, when it does not come."""
-    end, told = time.monotonic() + seconds, False
+    begin, told = time.monotonic(), False
     while True:
         try:
             socket.create_connection((host, port), timeout=5).close()
             return
         except OSError as error:
-            if time.monotonic() > end:
+            waited = time.monotonic() - begin
+            if waited > seconds:
                 raise UserError(
                     f"--coordinator_address='{host}:{port}': expected process 0 there within {seconds:g} seconds "
                     f"({error.strerror or error})."
                 ) from error
-        if not told:
+        if waited > PATIENCE and not told:
             told = True
             print(f"Waiting for process 0 at {host}:{port}.", file=sys.stderr)
         time.sleep(0.2)
@@ -109,6 +111,12 @@ def gather(value: Any) -> list[Any]:
     room = 1 << int(lengths.max() - 1).bit_length()
     rows = multihost_utils.process_allgather(np.pad(content, (0, room - len(content))))
     return [pickle.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an exception tells that an exchange failed, as it does when another process has ended."""
+    runtime = isinstance(error, (ValueError, jax.errors.JaxRuntimeError)) and not isinstance(error, UserError)
+    return runtime and any(word in str(error).lower() for word in ("gloo", "nccl", "peer", "coordination", "heartbeat"))
 
 
 @contextlib.contextmanager
@@ -159,7 +167,9 @@ def side_by_side(*shared: type[Exception]) -> Iterator[None]:
     except BaseException as error:
         if not several() or isinstance(error, (Refused, *shared)):
             raise
-        if isinstance(error, UserError):
+        if lost_another(error):
+            print(f"error: process {jax.process_index()}: another process is lost ({error})", file=sys.stderr)
+        elif isinstance(error, UserError):
             print(f"error: process {jax.process_index()}: {error}", file=sys.stderr)
             for farewell in FAREWELLS:
                 farewell()

@@ -187,6 +187,8 @@ class Checkpoints:
         except hosts.Refused:
             raise
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
+            if hosts.lost_another(error):
+                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise Damaged(f"checkpoint {self._place(step)}: {reason}", hosts.several()) from error
         fields, expected = found["state"], found["digests"]

@@ -65,7 +65,7 @@ class Network:
         self._strategy = None
 
     def over(self, strategy: Strategy | None) -> "Network":
-        """The same network, spread over devices: its arrays lie as `strategy.shardings` says. On one device for None."""
+        """The same network, spread over devices: its arrays lie as `strategy.shardings` says; for None it is not."""
         spread = copy.copy(self)
         spread._strategy = strategy
         return spread

@@ -101,19 +101,6 @@ def test_masks_that_are_not_the_column_s_own_are_seen(images, tmp_path):
     assert row["values_that_differ"][0] == 0 < row["values_that_differ"][1] and row["loss"][0] > 1e-6
 
 
-def test_every_strategy_is_the_same_training_in_float64(images, tmp_path):
-    names = ["columns:2x2", "data:2x2", "hybrid:2x2", "fsdp:2x2"]
-    flags = (*SMALL, images, f"--out={tmp_path}", "--steps=2", "--dtype=float64", f"--strategies={','.join(names)}")
-    done = run(*flags, devices=4)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "alexnet_columns.json").read_text())["rows"]
-    assert list(rows) == [*names, "control"]
-    for name in names:
-        for what in ("loss", "parameters", "momentum"):
-            assert max(rows[name][what]) < 1e-10, (name, what)
-    assert all(rows["control"]["values_that_differ"])
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -61,8 +61,12 @@ def test_an_exception_of_one_alone_ends_it_at_once(three, monkeypatch, capsys):
         raise UserError("field=1: expected 2.")
     assert capsys.readouterr() == ("farewell\n", "error: process 1: field=1: expected 2.\n")
     with pytest.raises(Ended, match="1"), hosts.side_by_side():
-        raise RuntimeError("connection closed by peer")
-    assert "RuntimeError: connection closed by peer" in capsys.readouterr().err
+        raise RuntimeError("a mistake")
+    assert "RuntimeError: a mistake" in capsys.readouterr().err
+    with pytest.raises(Ended, match="1"), hosts.side_by_side():
+        raise ValueError("UNKNOWN: Gloo AllGather failed")
+    lost = "error: process 1: another process is lost (UNKNOWN: Gloo AllGather failed)\n"
+    assert capsys.readouterr() == ("", lost), "which the watcher speaks of"
     for shared in (hosts.Refused, ZeroDivisionError):
         with pytest.raises(shared), hosts.side_by_side(ZeroDivisionError):
             raise shared("all have it")
@@ -73,7 +77,8 @@ def test_an_error_that_all_know_is_refused_by_all():
         raise UserError("field=1")
 
 
-def test_process_0_that_does_not_come_is_missed(capsys):
+def test_process_0_that_does_not_come_is_missed(capsys, monkeypatch):
+    monkeypatch.setattr(hosts, "PATIENCE", 0.1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

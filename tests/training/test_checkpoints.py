@@ -166,6 +166,21 @@ def test_what_one_of_several_processes_cannot_read_is_put_aside_for_the_next_sta
     assert (tmp_path / "c" / "2.damaged").is_dir() and (tmp_path / "c" / "1").is_dir()
 
 
+def test_a_checkpoint_stays_where_it_is_when_it_is_a_process_that_is_lost(tmp_path, mesh, monkeypatch):
+    state = make_state(mesh, 1)
+    saved(tmp_path / "c", [state, make_state(mesh, 2)])
+    checkpoints = Checkpoints(str(tmp_path / "c"))
+
+    def fail(*arguments, **options):
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+
+    monkeypatch.setattr(checkpoints._manager, "restore", fail)
+    with pytest.raises(ValueError, match="Gloo"):
+        checkpoints.restore_newest(like(state, mesh_lib.replicated(mesh)))
+    assert checkpoints.steps() == [1, 2]
+    checkpoints.close()
+
+
 def test_when_all_are_damaged_nothing_starts_from_scratch(tmp_path, mesh):
     state = make_state(mesh, 1)
     saved(tmp_path / "c", [state])
