@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, every: float = EVERY, shown: bool = True):
         self._label, self._total, self._every, self._shown = label, total, every, shown
-        self._count, self._began = 0, time.monotonic()
+        self._count, self._told, self._began = 0, -1, time.monotonic()
         self._said = self._began
         self._bar = None
         if shown and sys.stderr.isatty():
@@ -36,7 +36,7 @@ class Progress:
             self._say()
 
     def _say(self) -> None:
-        self._said = time.monotonic()
+        self._said, self._told = time.monotonic(), self._count
         seconds = self._said - self._began
         if self._shown:
             rate = self._count / max(seconds, 1e-9)
@@ -50,5 +50,5 @@ class Progress:
         """The last of them has been judged."""
         if self._bar:
             self._bar.close()
-        else:
+        elif self._told != self._count:
             self._say()
