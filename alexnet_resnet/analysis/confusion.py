@@ -160,6 +160,7 @@ def _draw_confusion(found: Confusion, names: Sequence[str], title: str, path: st
 
 def _draw_pairs(found: Confusion, names: Sequence[str], title: str, path: str) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     pairs = found.pairs()
     shown = pairs[:READABLE]
@@ -171,6 +172,7 @@ def _draw_pairs(found: Confusion, names: Sequence[str], title: str, path: str) -
         axes.text(times, place, f" {times} of {found.examples[right]}", va="center", fontsize=7)
     words = [f"{names[right][:28]} taken for {names[taken][:28]}" for right, taken, _ in shown]
     axes.set_yticks(places, words, fontsize=8, parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="examples", ylim=(len(shown) - 0.4, -0.6), xlim=(0, 1.15 * max(counts, default=1)))
     axes.set_title(
         f"{title}: the {len(shown)} most frequent of {len(pairs):,} confusions", fontsize=10, parse_math=False

@@ -185,9 +185,8 @@ class Published:
         waiting = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "views") as pool:
             for batch, images, labels, good, cuts, shape in groups:
-                made = [
-                    pool.submit(self._view, *one) for one in zip(batch.rows.tolist(), images, good, cuts, strict=True)
-                ]
+                each = zip(batch.rows.tolist(), images, good.tolist(), cuts, strict=True)
+                made = [pool.submit(self._view, *one) for one in each]
                 waiting.append((batch, labels, made, shape))
                 if len(waiting) > 1:
                     yield _batch(*waiting.popleft())
