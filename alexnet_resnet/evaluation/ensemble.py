@@ -28,6 +28,7 @@ class Member:
       examples: the split, as this network's section of data reads it.
       load: its state over a strategy's devices: parameters, statistics and mean.
       origin: where it is from, for the record of results.
+      prepare: changes the state just before it is judged; for what takes long.
       open_loader: gives the loader of a split; None for the one that `config` names.
     """
 
@@ -37,6 +38,7 @@ class Member:
     examples: Examples | EncodedExamples
     load: Callable[[Strategy], TrainState]
     origin: dict[str, Any]
+    prepare: Callable[[TrainState], TrainState] | None = None
     open_loader: Callable[..., Any] | None = None
 
 
@@ -118,6 +120,7 @@ def judge(members: Sequence[Member], strategy: Strategy, keep: bool = False, sho
         # With its loader and what that has read, before the next one reads.
         evaluator, evaluators[number] = evaluators[number], None
         progress = Progress(member.name, evaluator.passes(member.examples), shown=shown and hosts.is_first())
+        state = member.prepare(state) if member.prepare else state
         results.append(evaluator(state, member.examples, outputs.add if outputs else None, progress))
         progress.close()
         news += evaluator.news()

@@ -100,13 +100,12 @@ def member(
 
     def load(strategy: Strategy) -> state_lib.TrainState:
         _, state = restore(workdir, checkpoint, strategy.everywhere)
-        if precise_bn:
-            state = with_precise_statistics(config, network, state, precise_bn)
         # The optimizer's state is as large as the parameters.
         return dataclasses.replace(state, opt_state=None)
 
     origin = {"workdir": workdir, "config_hash": records.config_hash(workdir)}
-    return Member(f"workdir={workdir!r}", config, network, examples, load, origin)
+    prepare = (lambda state: with_precise_statistics(config, network, state, precise_bn)) if precise_bn else None
+    return Member(f"workdir={workdir!r}", config, network, examples, load, origin, prepare)
 
 
 def default_split(data: ConfigDict) -> str:

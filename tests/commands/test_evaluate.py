@@ -151,7 +151,7 @@ WEIGHTS = dict(weights=("w.h5",), formats=("keras",), models=("resnet:50",), dat
         ({"workdirs": ("nowhere",)}, "workdir='nowhere': expected the folder of a run"),
         ({"workdirs": ("a",), "views": "nine"}, "--views='nine': expected one of 'centre', 'ten_crop', 'multi_scale'"),
         ({"workdirs": ("a",), "views": "multi_scale"}, "expected 'centre' or 'ten_crop' for shapes.npz test"),
-        ({"workdirs": ("a",), "split": "tset"}, "split='tset': expected one of 'train'"),
+        ({"workdirs": ("a",), "split": "tset"}, "split='tset': expected one of"),
         ({"workdirs": ("a",), "checkpoint": "7"}, "checkpoint='7': expected one of 'last', 'best', '6', '12'"),
         ({"workdirs": ("a", "b"), "checkpoint": "7"}, "checkpoint='7'"),
         ({"workdirs": ("a",), "data_dir": "no.npz"}, "data.data_dir='no.npz'"),

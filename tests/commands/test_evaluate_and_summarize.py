@@ -152,7 +152,9 @@ def test_help_explains_the_flags(name, command):
 def test_a_missing_flag_is_named_with_an_example(name, command):
     result = command(name)
     assert result.returncode == 2
-    assert re.fullmatch(r"error: --(config|workdir) is missing: expected one such as --\S+\n", result.stderr)
+    assert re.fullmatch(
+        r"error: --(config|workdir) is missing: expected one such as --\S+( or --weights=FILE\.)?\n", result.stderr
+    )
 
 
 SMALL = (
