@@ -57,17 +57,8 @@ class Outputs:
     """
 
     def __init__(self, examples: int, classes: int, networks: int = 1):
-        self.networks, size = networks, 4 * examples * classes
-        with tempfile.TemporaryFile() as file:
-            try:
-                # A file with holes would end the process where the disk is full.
-                os.posix_fallocate(file.fileno(), 0, size)
-            except OSError as error:
-                raise UserError(
-                    f"TMPDIR={tempfile.gettempdir()!r}: expected room for {size / 2**20:,.0f} MiB of softmax outputs "
-                    f"({error.strerror})."
-                ) from error
-            self._sums = np.memmap(file, np.float32, "r+", shape=(examples, classes))
+        self.networks = networks
+        self._sums = _mapped((examples, classes))
         self._labels, self._seen = np.zeros(examples, np.int32), np.zeros(examples, np.int32)
 
     def add(
@@ -93,10 +84,14 @@ class Outputs:
 
     def chunks(self) -> Iterator[tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"], Float[np.ndarray, "N K"]]]:
         """Rows, labels and the mean softmax of the examples that every network has judged, a few thousand at a time."""
-        judged = np.flatnonzero(self._seen == self.networks).astype(np.int32)
+        judged = self._judged()
         for start in range(0, len(judged), CHUNK):
             rows = judged[start : start + CHUNK]
             yield rows, self._labels[rows], np.asarray(self._sums[rows]) / np.float32(self.networks)
+
+    def _judged(self) -> Int[np.ndarray, "N"]:
+        """The rows of the examples that every network has judged."""
+        return np.flatnonzero(self._seen == self.networks).astype(np.int32)
 
     def totals(self) -> dict[str, float]:
         """The sums of `training.step.score` over all examples that every network has judged."""
@@ -128,18 +123,17 @@ class Outputs:
         Raises:
           UserError: it cannot be written.
         """
-        answers = self.answers()
-        arrays = {"row": answers.rows, "label": answers.labels}
+        rows = self._judged()
+        arrays = {"row": rows, "label": self._labels[rows]}
         if top5_only:
+            answers = self.answers()
             arrays |= {"top5_class": answers.classes, "top5_probability": answers.probabilities}
         else:
-            with tempfile.TemporaryFile() as file:
-                shape = (len(answers.rows), self._sums.shape[1])
-                softmax = np.memmap(file, np.float32, "w+", shape=shape)
+            softmax = _mapped((len(rows), self._sums.shape[1]))
             start = 0
-            for rows, _, probabilities in self.chunks():
-                softmax[start : start + len(rows)] = probabilities
-                start += len(rows)
+            for _, labels, probabilities in self.chunks():
+                softmax[start : start + len(labels)] = probabilities
+                start += len(labels)
             arrays["softmax"] = softmax
         temporary = f"{path}.{os.getpid()}"
         try:
@@ -150,6 +144,25 @@ class Outputs:
             if os.path.exists(temporary):
                 os.remove(temporary)
             raise UserError(f"predictions={path!r}: expected a file that can be written ({error.strerror}).") from error
+
+
+def _mapped(shape: tuple[int, int]) -> np.memmap:
+    """Zeros (float32) in a temporary file that is gone when they are.
+
+    Raises:
+      UserError: there is no room for it.
+    """
+    size = max(1, 4 * shape[0] * shape[1])
+    with tempfile.TemporaryFile() as file:
+        try:
+            # A file with holes would end the process where the disk is full.
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise UserError(
+                f"TMPDIR={tempfile.gettempdir()!r}: expected room for {size / 2**20:,.0f} MiB of softmax outputs "
+                f"({error.strerror})."
+            ) from error
+        return np.memmap(file, np.float32, "r+", shape=shape)
 
 
 @jax.jit
