@@ -10,15 +10,15 @@ from alexnet_resnet.evaluation.prediction import Prediction
 COLUMNS, MOST = 4, 16
 
 
-def check(path: str) -> None:
-    """Raises UserError unless a figure can be saved at `path`."""
+def check(path: str, field: str = "figure") -> None:
+    """Raises UserError unless a figure can be saved at `path`; `field` is what it calls the path."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if os.path.splitext(path)[1].lstrip(".").lower() not in known:
-        raise UserError(f"figure={path!r}: expected a name that ends in one of {', '.join(known)}.")
+        raise UserError(f"{field}={path!r}: expected a name that ends in one of {', '.join(known)}.")
     if not os.path.isdir(os.path.dirname(path) or "."):
-        raise UserError(f"figure={path!r}: expected a file in a folder that exists.")
+        raise UserError(f"{field}={path!r}: expected a file in a folder that exists.")
 
 
 def draw(predictions: Sequence[Prediction], path: str) -> None:

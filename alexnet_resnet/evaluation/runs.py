@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.data import loaders, sources
 from alexnet_resnet.errors import UserError, check_choice
-from alexnet_resnet.evaluation.classification import Evaluator, Result
-from alexnet_resnet.evaluation.views import check_views
+from alexnet_resnet.evaluation import ensemble, records
+from alexnet_resnet.evaluation.classification import Result
+from alexnet_resnet.evaluation.ensemble import Member
 from alexnet_resnet.models.statistics import average_statistics
 from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
@@ -57,6 +58,62 @@ def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> t
         checkpoints.close()
 
 
+def member(
+    workdir: str,
+    checkpoint: str = "last",
+    split: str = "",
+    dataset: str = "",
+    data_dir: str = "",
+    precise_bn: int = 0,
+    view: str = "",
+    batch_size: int = 0,
+) -> Member:
+    """A run's network that judges a split; its checkpoint is read when its state is asked for.
+
+    Args:
+      workdir: the run's folder.
+      checkpoint: as `restore`.
+      split: a split or a slice of one; by default the run's test split, or its validation split where it has none.
+      dataset: as the configuration's `data.dataset`, if not the run's.
+      data_dir: where the dataset is, if not where the run had it.
+      precise_bn: training batches over which the statistics of batch normalisation are taken anew, as plain averages;
+        0 keeps the running moments.
+      view: what is judged of an image, if not what the run judges; one of `config.EVALUATION_VIEWS`.
+      batch_size: images at a time; 0 for as many as the run judges.
+
+    Raises:
+      UserError: no such run, as `sources.load`, or no batch normalisation whose statistics could be taken anew.
+    """
+    config = workdir_lib.read_config(workdir)
+    config.evaluation.views = view or config.evaluation.views
+    config.evaluation.batch_size = batch_size or config.evaluation.batch_size
+    check_choice("views", config.evaluation.views, config_lib.EVALUATION_VIEWS)
+    if precise_bn and jax.process_count() > 1:
+        raise UserError(f"precise_bn={precise_bn}: expected 0 with several processes.")
+    config.data.dataset = dataset or config.data.dataset
+    config.data.data_dir = data_dir or config.data.data_dir
+    examples = sources.load(config.data, split or default_split(config.data))
+    network = state_lib.from_config(config)
+    if precise_bn:
+        if not jax.tree.leaves(network.shapes[1]):
+            raise UserError(f"precise_bn={precise_bn}: expected 0 for {config.model.name} without batch normalisation.")
+        sources.load(config.data, config.data.train_split, "data.train_split")
+
+    def load(strategy: Strategy) -> state_lib.TrainState:
+        _, state = restore(workdir, checkpoint, strategy.everywhere)
+        # The optimizer's state is as large as the parameters.
+        return dataclasses.replace(state, opt_state=None)
+
+    origin = {"workdir": workdir, "config_hash": records.config_hash(workdir)}
+    prepare = (lambda state: with_precise_statistics(config, network, state, precise_bn)) if precise_bn else None
+    return Member(f"workdir={workdir!r}", config, network, examples, load, origin, prepare)
+
+
+def default_split(data: ConfigDict) -> str:
+    """The split that a run is judged on where none is named: its test split, or its validation split."""
+    return data.test_split or data.validation_split
+
+
 def evaluate_run(
     workdir: str,
     split: str = "",
@@ -68,37 +125,21 @@ def evaluate_run(
 ) -> tuple[int, Result, list[str]]:
     """The step of a run's checkpoint, its errors on a split, and lines about images that cannot be read.
 
-    Args:
-      workdir: the run's folder.
-      split: a split or a slice of one; by default the run's test split, or its validation split where it has none.
-      checkpoint: as `restore`.
-      data_dir: where the dataset is, if not where the run had it.
-      precise_bn: training batches over which the statistics of batch normalisation are taken anew, as plain averages;
-        0 keeps the running moments.
-      views: what is judged of an image, if not what the run judges; one of `config.EVALUATION_VIEWS`.
-      batch_size: images at a time; 0 for as many as the run judges.
+    The arguments are those of `member`.
 
     Raises:
-      UserError: as `restore`, `sources.load` and `Evaluator`.
+      UserError: as `member`, `restore` and `Evaluator`.
     """
     with hosts.agreed():
-        config = workdir_lib.read_config(workdir)
-        config.evaluation.views = views or config.evaluation.views
-        config.evaluation.batch_size = batch_size or config.evaluation.batch_size
-        check_choice("views", config.evaluation.views, config_lib.EVALUATION_VIEWS)
-        if precise_bn and hosts.several():
-            raise UserError(f"precise_bn={precise_bn}: expected 0 with several processes.")
-        strategy = Strategy("data", mesh_lib.create(-1, 1))
-        if data_dir:
-            config.data.data_dir = data_dir
-        examples = sources.load(config.data, split or config.data.test_split or config.data.validation_split)
-        network = state_lib.from_config(config)
-        check_views(config, network, [examples])
-    _, state = restore(workdir, checkpoint, strategy.everywhere)
-    if precise_bn:
-        state = with_precise_statistics(config, network, state, precise_bn)
-    evaluate = Evaluator(config, network, strategy)
-    return int(state.step), evaluate(state, examples), evaluate.news()
+        one = member(workdir, checkpoint, split, "", data_dir, precise_bn, views, batch_size)
+        strategy = over_all_devices()
+    verdict = ensemble.judge([one], strategy)
+    return verdict.steps[0], verdict.result, list(verdict.news)
+
+
+def over_all_devices() -> Strategy:
+    """Each network on every device, a batch split over them, whatever the run was trained on."""
+    return Strategy("data", mesh_lib.create(-1, 1))
 
 
 def with_precise_statistics(

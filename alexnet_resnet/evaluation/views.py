@@ -1,7 +1,7 @@
 """Several views of one image, judged by the mean of their softmax outputs: section 4.1 of AlexNet, 3.4 of ResNet."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,18 @@ from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training.state import Network, TrainState
 from alexnet_resnet.training.step import Batch, evaluation_images, score
+
+# Takes the rows [N], the labels [N] and the softmax outputs [N, K] of examples that were judged.
+Take = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+
+# AlexNet's views of an image.
+TEN = 10
+# Examples whose mean softmax outputs are scored together.
+CHUNK = 8192
+
+
+def _nothing(images: int) -> None:
+    """Where nobody asks how far it has come."""
 
 
 def check_views(config: ConfigDict, network: Network, splits: Iterable[Examples | EncodedExamples]) -> None:
@@ -83,27 +95,34 @@ class Views:
         logits, _ = self._network.apply(params, batch_stats, images)
         return jax.nn.softmax(logits.astype(jnp.float32))
 
-    def ten_crop(self, state: TrainState, batch: Batch) -> Batch:
-        """The sums of `training.step.score` over a batch of whole canvases, each judged by ten crops.
+    def ten_crop(self, state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
+        """Judges a batch of whole canvases, each by ten crops.
 
         Args:
           state: the network's parameters and statistics.
           batch: as the loaders' `evaluation_batches` with whole canvases, on the mesh.
+
+        Returns:
+          The sums of `training.step.score`, and the ten views' softmax outputs added up [N, K].
         """
         data, total = self._config.data, 0
         places = views.ten_crops(data.canvas_size, data.image_size)
         for place in places:
             place = tuple(np.int32(number) for number in place)
             total = total + self._crop(state.params, state.batch_stats, state.mean, batch, place)
-        return self._score(total, np.float32(len(places)), batch["label"], batch["valid"])
+        return self._score(total, np.float32(len(places)), batch["label"], batch["valid"]), total
 
-    def multi_scale(self, state: TrainState, loader, examples) -> dict[str, float]:
+    def multi_scale(
+        self, state: TrainState, loader, examples, take: Take | None = None, progress: Callable[[int], None] = _nothing
+    ) -> dict[str, float]:
         """The sums of `training.step.score` over a split, each image judged whole at every scale.
 
         Args:
           state: the network's parameters and statistics.
           loader: of the split; its images are encoded.
           examples: the split.
+          take: called with the rows, labels and mean softmax outputs of the images, a few thousand at a time.
+          progress: called with the number of images that have been judged at one more scale.
         """
         scales, size = self._config.evaluation.scales, self._config.data.image_size
         total = np.zeros((len(examples), self._network.num_classes), np.float32)
@@ -117,6 +136,15 @@ class Views:
                 rows = batch["row"][batch["valid"]]
                 total[rows] += found[batch["valid"]]
                 labels[rows], seen[rows] = batch["label"][batch["valid"]], seen[rows] + 1
-        valid = seen == len(scales)
-        sums = self._score(np.where(valid[:, None], total, 1.0), np.float32(len(scales)), labels, valid)
-        return {name: value.item() for name, value in jax.device_get(sums).items()}
+                progress(len(rows))
+        valid, sums = seen == len(scales), {}
+        # A part at a time: the device would need room for several arrays as large as all probabilities.
+        for start in range(0, len(examples), CHUNK):
+            part = slice(start, start + CHUNK)
+            own = np.where(valid[part, None], total[part], 1.0)
+            scored = self._score(own, np.float32(len(scales)), labels[part], valid[part])
+            sums = {name: sums.get(name, 0) + value.item() for name, value in jax.device_get(scored).items()}
+            if take is not None:
+                rows = start + np.flatnonzero(valid[part])
+                take(rows, labels[rows], total[rows] / np.float32(len(scales)))
+        return sums

@@ -87,3 +87,9 @@ def put_batch(
         return jax.make_array_from_callback((size, *array.shape[1:]), sharding, held)
 
     return {name: put(array) for name, array in batch.items()}
+
+
+def own_rows(array: jax.Array) -> np.ndarray:
+    """What this process holds of a global array that is split along its first axis: the rows of `share`, in order."""
+    parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])

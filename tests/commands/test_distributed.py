@@ -232,6 +232,23 @@ def test_evaluate_runs_on_several_processes_too(together, tmp_path, command):
     assert out == command("evaluate", *flags).stdout
 
 
+def test_an_ensemble_on_several_processes_counts_every_example_once(together, alone, tmp_path, command):
+    files = lambda name: [f"--predictions={tmp_path / name}.npz", f"--results={tmp_path / name}.jsonl"]  # noqa: E731
+    flags = lambda name: [f"--workdir={together},{alone}", "--batch_size=6", *files(name)]  # noqa: E731
+    with Processes(tmp_path / "said", flags("two"), 2, command="evaluate") as processes:
+        assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
+        assert "their mean softmax, on 27 examples" in processes.said(0)[0]
+        assert processes.said(1) == ("", ""), "only the first speaks"
+    assert command("evaluate", *flags("one")).returncode == 0
+    found, expected = (json.loads((tmp_path / f"{name}.jsonl").read_text()) for name in ("two", "one"))
+    assert (found["processes"], found["examples"]) == (2, 27)
+    assert found["top1_errors"] == expected["top1_errors"]
+    with np.load(tmp_path / "two.npz") as found, np.load(tmp_path / "one.npz") as expected:
+        np.testing.assert_array_equal(found["row"], np.arange(27))
+        np.testing.assert_array_equal(found["label"], expected["label"])
+        np.testing.assert_allclose(found["softmax"], expected["softmax"], rtol=1e-4, atol=1e-6)
+
+
 def test_processes_with_different_configurations_are_refused_by_all(small, tmp_path):
     others = [[], ["--config.optimizer.learning_rate=0.1"]]
     with Processes(tmp_path / "said", small(tmp_path / "run"), 2, others=others) as processes:

@@ -151,7 +151,8 @@ def test_help_explains_the_flags(name, command):
 def test_a_missing_flag_is_named_with_an_example(name, command):
     result = command(name)
     assert result.returncode == 2
-    assert re.fullmatch(r"error: --(config|workdir) is missing: expected one such as --\S+\n", result.stderr)
+    example = r"expected one such as --\S+( or --weights=FILE\.)?"
+    assert re.fullmatch(rf"error: --(config|workdir) is missing: {example}\n", result.stderr)
 
 
 SMALL = (

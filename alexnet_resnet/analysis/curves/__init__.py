@@ -1,0 +1,104 @@
+"""Curves of runs, in the style of ResNet's figures: training dashed and thin, validation or test in full and bold."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from alexnet_resnet.errors import UserError, check_at_least, near_matches
+from alexnet_resnet.training import workdir as workdir_lib
+
+# How measurements are called on the y axis, where their names do not say all.
+LABELS = {
+    "error": "error (%)",
+    "top5_error": "top-5 error (%)",
+    "learning_rate": "learning rate",
+    "gradient_norm": "gradient norm",
+    "images_per_second": "images/s",
+    "input_wait_share": "share of time spent waiting for input",
+}
+IN_PERCENT = ("error", "top5_error")
+LOGARITHMIC = ("learning_rate", "gradient_norm")
+
+
+def check(workdirs: Sequence[str], metric: str, smooth: int) -> None:
+    """Makes sure that there is something to draw.
+
+    Raises:
+      UserError: a folder has no measurements, or none of this kind; or not a number of reports to average.
+    """
+    check_at_least("--smooth", smooth, 1)
+    if not workdirs:
+        raise UserError("no runs: expected their folders, such as runs/plain56 runs/resnet56.")
+    for workdir in workdirs:
+        measured = {name.split("/", 1)[1] for row in workdir_lib.read_metrics(workdir) for name in row if "/" in name}
+        if not measured:
+            raise UserError(f"workdir={workdir!r}: expected a run with measurements, found none yet.")
+        if metric not in measured:
+            known = ", ".join(map(repr, sorted(measured)))
+            raise UserError(
+                f"--metric={metric!r}: expected one of {known}, which workdir={workdir!r} has."
+                f"{near_matches(metric, measured)}"
+            )
+
+
+def draw(workdirs: Sequence[str], path: str, metric: str = "error", smooth: int = 1) -> None:
+    """Draws a measurement of each run over its iterations and saves the figure.
+
+    Args:
+      workdirs: the runs' folders.
+      path: the figure's file; its ending decides the format.
+      metric: what was measured, such as 'error', 'loss' or 'learning_rate'; errors are drawn in percent.
+      smooth: what was measured in training is averaged over so many reports, the last of which it is drawn at.
+
+    Raises:
+      UserError: a folder has no measurements.
+    """
+    # Not pyplot, which would choose a backend for a notebook that calls this.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    scale, sign = (100, "%") if metric in IN_PERCENT else (1, "")
+    highest, lowest = 0.0, float("inf")
+    for number, (name, workdir) in enumerate(zip(_names(workdirs), workdirs, strict=True)):
+        rows = list(workdir_lib.read_metrics(workdir))
+        judged = "validation" if any(f"validation/{metric}" in row for row in rows) else "test"
+        alone = not any(f"{judged}/{metric}" in row for row in rows)
+        for split, style in (("train", dict(ls="--", lw=1)), (judged, dict(ls="-", lw=2))):
+            points = [(row["step"], scale * row[f"{split}/{metric}"]) for row in rows if f"{split}/{metric}" in row]
+            if points:
+                steps, values = zip(*points, strict=True)
+                if split == "train":
+                    values = _running_mean(values, smooth)
+                in_percent = f" ({values[-1]:.2f}{sign})" if sign else f" ({values[-1]:.4g})"
+                final = in_percent if split == judged or alone else ""
+                marker = "o" if len(points) == 1 else None
+                # Where only training is measured there is nothing to tell it from.
+                style = style | dict(ls="-") if alone and metric not in IN_PERCENT else style
+                axes.plot(steps, values, color=f"C{number}", label=f"{name}: {split}{final}", marker=marker, **style)
+                finite = [value for value in values if np.isfinite(value)]
+                highest, lowest = max(highest, *finite, 0.0), min(lowest, *finite, float("inf"))
+    axes.set(xlabel="iterations", ylabel=LABELS.get(metric, metric.replace("_", " ")))
+    if metric in LOGARITHMIC and lowest > 0 and highest:
+        axes.set_yscale("log")
+    elif lowest >= 0:
+        most = 1.05 * highest or 1
+        axes.set_ylim(0, min(100.0, most) if sign else most)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _names(workdirs: Sequence[str]) -> list[str]:
+    """What the runs are called: the names of their folders, or these as they were given where two have one name."""
+    short = [os.path.basename(os.path.normpath(workdir)) for workdir in workdirs]
+    return short if len(set(short)) == len(short) else [os.path.normpath(workdir) for workdir in workdirs]
+
+
+def _running_mean(values: Sequence[float], count: int) -> Sequence[float]:
+    """Each value averaged with the `count` - 1 before it, or with as many as there are."""
+    if count == 1:
+        return values
+    return tuple(float(np.mean(values[max(0, end - count) : end])) for end in range(1, len(values) + 1))
