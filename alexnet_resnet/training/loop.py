@@ -173,7 +173,7 @@ def _control(rate, state, step: int, error: float, progress: Progress) -> state_
     """The state after a validation error is known: the plateau rule may cut the learning rate."""
     opt_state, cut = optimizer_lib.after_evaluation(rate, state.opt_state, step, error)
     if cut:
-        now = float(optimizer_lib.rate_now(rate, step, jax.device_get(opt_state)))
+        now = float(rate(step, jax.device_get(opt_state.control)))
         progress.say(f"step {step}: the validation error no longer falls; the learning rate is {now:g} from here on")
     return dataclasses.replace(state, opt_state=opt_state)
 

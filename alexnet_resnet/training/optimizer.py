@@ -266,7 +266,7 @@ def after_evaluation(rate: Schedule, opt_state: PyTree, step: int, error: float)
     return opt_state._replace(control=control._replace(**placed)), cut
 
 
-def _like(old: Array, value: np.ndarray) -> Array:
+def _like(old: Array, value: np.number) -> Array:
     """A scalar where and as another one is, which every process holds a copy of."""
     return jax.make_array_from_callback((), old.sharding, lambda _: np.asarray(value, old.dtype))
 

@@ -177,8 +177,9 @@ def test_gradients_are_finite_differences(name, smoothing):
     with jax.enable_x64(True):
         loss = lambda x: jnp.sum(LOSSES[name](x, labels, smoothing))  # noqa: E731
         gradient = jax.grad(loss)(jnp.asarray(logits))
-        there, here = (loss(jnp.asarray(logits + sign * small * direction)) for sign in (1, -1))
-    np.testing.assert_allclose(np.sum(gradient * direction), (there - here) / (2 * small), rtol=1e-7)
+        there, here = (float(loss(jnp.asarray(logits + sign * small * direction))) for sign in (1, -1))
+    slope = np.sum(np.asarray(gradient, np.float64) * direction)
+    np.testing.assert_allclose(slope, (there - here) / (2 * small), rtol=1e-7)
 
 
 def test_the_losses_that_a_configuration_may_name_are_these():
