@@ -280,12 +280,25 @@ def shrunk(name):
     return config
 
 
-# Recipes that differ only in when things happen, and how much, are one program.
+# Recipes that differ only in when things happen, and how much, are one program. Those that differ only in the network
+# are the business of tests/models.
 NUMBERS = ("boundaries", "duration", "plateau", "rate", "lighting_until", "weight_decay")
+NETWORK = (
+    "shortcut",
+    "stride_in",
+    "residual",
+    "columns",
+    "maps",
+    "pooling",
+    "padding",
+    ".norm",
+    "second_norm",
+    "init_std",
+)
 STEPPED = {}
 for recipe in FACTS:
     fields = dict(config_lib.flatten(shrunk(recipe)))
-    kind = {name: str(value) for name, value in fields.items() if not any(part in name for part in NUMBERS)}
+    kind = {name: str(value) for name, value in fields.items() if not any(part in name for part in NUMBERS + NETWORK)}
     STEPPED.setdefault(tuple(sorted(kind.items())), recipe)
 
 
