@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from alexnet_resnet import models
+from alexnet_resnet import config_training, models
 from alexnet_resnet.errors import UserError, check_at_least, check_choice
 from alexnet_resnet.ops import lighting, photometry
 from alexnet_resnet.parallel import strategies
@@ -23,8 +23,6 @@ MEANS = ("per_pixel", "per_channel", "none")
 EVALUATION_VIEWS = ("centre", "ten_crop", "multi_scale")
 LIGHTINGS = ("none", *lighting.CONVENTIONS)
 LIGHTING_STATISTICS = (*lighting.STATISTICS, "dataset")
-MOMENTUM_ORDERS = ("rate_inside", "rate_outside")
-WARMUP_SHAPES = ("constant", "linear")
 
 # What may differ when a run is resumed: nothing here changes what is computed, but `parallel` the order of sums.
 FREE_ON_RESUME = (
@@ -84,6 +82,8 @@ def default(network: str) -> ConfigDict:
                 # grey levels), 'unit_range' (re-implementations, 5.5) or 'as_written' (the paper's letter, 1483).
                 "lighting": "none",
                 "lighting_strength": 0.1,
+                # The share of the duration after which there is none: net 145 ended without colour noise.
+                "lighting_until": 1.0,
                 # The principal colours: the 'author''s or fb.resnet.torch's ('torch') of ImageNet, or of the 'dataset'.
                 "lighting_statistics": "author",
                 # Pixels are divided by this after all that; the papers' networks take grey levels.
@@ -100,24 +100,51 @@ def default(network: str) -> ConfigDict:
                 "batch_size": 128,
                 # '64000 steps' or '8 epochs', here and in every field that is a length of training.
                 "duration": "10 epochs",
+                # 'softmax' cross entropy, or one-vs-all 'binary' cross entropy of the logits, or the same by way of
+                # probabilities, 'binary_probabilities'. Evaluations report softmax cross entropy whatever this says.
+                "loss": "softmax",
+                # The share of each target that is spread evenly over all classes.
+                "label_smoothing": 0.0,
+                # Parts that a batch is taken in, one after the other, for batches that do not fit: the same step to
+                # rounding, but that model.ghost_batch=0 then means the statistics of each part.
+                "accumulate": 1,
                 # With the resident loader: steps that one call of the compiled program takes. More cost less dispatch.
                 "steps_per_call": 1,
             },
             "optimizer": {
                 "learning_rate": 0.1,
+                # The batch size that the rate is meant for: it is multiplied by train.batch_size / reference_batch
+                # (linear scaling). 0 takes the rate as it is.
+                "reference_batch": 0,
                 "momentum": 0.9,
                 # 'rate_inside': v = m v - rate g (both papers' own code); 'rate_outside': v = m v + g, w -= rate v.
                 "momentum_order": "rate_inside",
                 "weight_decay": 1e-4,
                 # Also decay biases and batch normalisation's scales and offsets.
                 "decay_all": False,
-                # The rate is multiplied by `factor` when each of these shares of the duration has passed.
+                # Parameters with rates or a decay of their own, by a name of your choice:
+                #   {"biases": {"match": "conv*/bias, fc*/bias", "rate": 2.0, "weight_decay": 0.0}}
+                # config_training.GROUP has all fields. No parameter may be in two groups.
+                "groups": {},
+                # 'steps': the rate is multiplied by `factor` when each of these shares of the duration has passed;
+                # 'cosine': half a cosine from the end of the warm-up down to zero.
+                "schedule": "steps",
                 "boundaries": (0.5, 0.75),
                 "factor": 0.1,
-                # Before this length has passed: the constant warm-up rate, or a line from it to the full rate.
+                # With `times` above 0, the rate is multiplied by `factor` up to so many times when the validation
+                # error (a share of 1) has not come down by more than `least` for `patience` evaluations. `boundaries`
+                # are then the latest moments for it, so that a short run has them all; () for none.
+                "plateau": {"times": 0, "patience": 5, "least": 0.0},
+                # Before this length ('500 steps', '5 epochs', '5%' of the duration) has passed: the constant warm-up
+                # rate, or a line from it to the full rate.
                 "warmup": "0 steps",
                 "warmup_shape": "constant",
                 "warmup_learning_rate": 0.01,
+                # Instead of a length: warm up until the training error, a share, is below this. 0 does not.
+                "warmup_until_error": 0.0,
+                # What the moving average of parameters and statistics, which evaluations judge, keeps of itself each
+                # step, such as 0.9999; 0 for no average.
+                "ema": 0.0,
             },
             "evaluation": {
                 "batch_size": 256,
@@ -172,16 +199,25 @@ def differences(old: Mapping | ConfigDict, new: Mapping | ConfigDict) -> list[st
     ]
 
 
-def steps(field: str, duration: str, steps_per_epoch: float) -> int:
+def steps(field: str, duration: str, steps_per_epoch: float, total_steps: int | None = None) -> int:
     """A duration such as '500 steps' or '1.5 epochs' in whole training steps, rounded to the nearest.
+
+    Args:
+      field: its name, for the error.
+      duration: the text.
+      steps_per_epoch: for lengths in epochs.
+      total_steps: the run's length, where the field may also be a share of it, such as '5%'.
 
     Raises:
       UserError: it cannot be read as one.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?)\s*", str(duration))
-    if not match:
-        raise UserError(f"{field}={duration!r}: expected a length such as '500 steps' or '2 epochs'.")
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)\s*", str(duration))
+    if not match or (match[2] == "%" and (total_steps is None or float(match[1]) > 100)):
+        share = "" if total_steps is None else ", or '5%' of the duration"
+        raise UserError(f"{field}={duration!r}: expected a length such as '500 steps' or '2 epochs'{share}.")
     number, unit = float(match[1]), match[2]
+    if unit == "%":
+        return round(number / 100 * total_steps)
     return round(number * (steps_per_epoch if unit.startswith("epoch") else 1))
 
 
@@ -200,7 +236,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"model.ghost_batch={ghost_batch}: expected a divisor of train.batch_size={config.train.batch_size}, or 0."
         )
-    data, optimizer = config.data, config.optimizer
+    data = config.data
     check_at_least("data.num_classes", data.num_classes, 2)
     check_at_least("data.channels", data.channels, 1)
     check_choice("data.loader", data.loader, LOADERS)
@@ -217,6 +253,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"data.max_unreadable={data.max_unreadable:g}: expected a share of the images, from 0 to 1.")
     if not data.divisor > 0:
         raise UserError(f"data.divisor={data.divisor!r}: expected a number above zero.")
+    if not 0 <= data.lighting_until <= 1:
+        raise UserError(f"data.lighting_until={data.lighting_until!r}: expected a share of the duration, 0 to 1.")
     check_at_least("data.prefetch", data.prefetch, 1)
     _check_view(data)
     check_at_least("train.steps_per_call", config.train.steps_per_call, 1)
@@ -234,19 +272,17 @@ def check(config: ConfigDict) -> None:
         check_at_least("evaluation.scales", side, 32)
     check_at_least("checkpoint.keep_last", config.checkpoint.keep_last, 1)
     check_at_least("checkpoint.keep_best", config.checkpoint.keep_best, 0)
-    check_choice("optimizer.momentum_order", optimizer.momentum_order, MOMENTUM_ORDERS)
-    check_choice("optimizer.warmup_shape", optimizer.warmup_shape, WARMUP_SHAPES)
-    for field in ("learning_rate", "momentum", "weight_decay", "factor", "warmup_learning_rate"):
-        check_at_least(f"optimizer.{field}", optimizer[field], 0)
-    boundaries = tuple(optimizer.boundaries)
-    shares = all(isinstance(share, float | int) and 0 < share <= 1 for share in boundaries)
-    if not shares or list(boundaries) != sorted(boundaries):
-        raise UserError(f"optimizer.boundaries={boundaries}: expected rising shares of the duration in (0, 1].")
+    config_training.check(config)
     for field in ("train.duration", "evaluation.every", "checkpoint.every", "log.every"):
         section, name = field.split(".")
         if steps(field, config[section][name], 1000) < 1:
             raise UserError(f"{field}={config[section][name]!r}: expected a length above zero.")
-    steps("optimizer.warmup", optimizer.warmup, 1000)
+    warmup, until = config.optimizer.warmup, config.optimizer.warmup_until_error
+    if steps("optimizer.warmup", warmup, 1000, 1000) and until:
+        raise UserError(
+            f"optimizer.warmup={warmup!r}: expected '0 steps' with optimizer.warmup_until_error={until:g}, which says "
+            "when the warm-up ends."
+        )
 
 
 def _check_view(data) -> None:

@@ -3,7 +3,10 @@
   python -m alexnet_resnet.train --config=configs/lenet.py --workdir=runs/lenet
 
 `sparse` has the paper's connection table, trainable subsampling and squared-distance output: 60,000 parameters. `full`
-has full connections, average pooling and a linear output: 61,706. Meant for any CPU; the dataset is TFDS's mnist.
+has full connections, average pooling and a linear output: 61,706. `sparse+modern` or `full+modern` is a recipe of
+today. Expected: the paper has 0.95% test error (section III.B), after training by another rule (a diagonal
+Levenberg-Marquardt method, 20 passes) on all 60,000 digits; with this recipe, below 1.2%. Meant for any CPU; the
+dataset is TFDS's mnist. A shorter run has the same schedule on a smaller scale: --config.train.duration='2 epochs'.
 """
 
 from alexnet_resnet import config as config_lib
@@ -16,7 +19,10 @@ VARIANTS = {
 
 
 def get_config(variant: str = "sparse"):
+    variant, *options = variant.split("+")
     check_choice("variant", variant, tuple(VARIANTS))
+    for option in options:
+        check_choice("variant", option, ("modern",))
     config = config_lib.default("lenet")
     config.model.update(VARIANTS[variant])
     config.data.dataset = "mnist"
@@ -33,4 +39,22 @@ def get_config(variant: str = "sparse"):
     config.optimizer.weight_decay = 0.0
     config.optimizer.boundaries = (0.5, 0.75)
     config.evaluation.batch_size = 1000
+    if "modern" in options:
+        _modern(config)
     return config
+
+
+def _modern(config):
+    """Today's way: nothing here is from the paper."""
+    config.model.dtype = "bfloat16"
+    config.data.canvas_size = 36
+    config.data.random_crop = True
+    config.train.batch_size = 256
+    config.train.label_smoothing = 0.1
+    config.optimizer.reference_batch = 64
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup = "5%"
+    config.optimizer.warmup_shape = "linear"
+    config.optimizer.warmup_learning_rate = 0.0
+    config.optimizer.ema = 0.999

@@ -19,7 +19,7 @@ from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
 from alexnet_resnet.parallel.strategies import Strategy
-from alexnet_resnet.training.state import Network, TrainState
+from alexnet_resnet.training.state import Network, TrainState, to_judge
 from alexnet_resnet.training.step import Batch, compile_evaluation_step, evaluation_images, score
 
 
@@ -190,7 +190,7 @@ class Evaluator:
         if examples not in self._loaders:
             self._loaders[examples] = self._open(examples)
             self._loaders[examples].faults.patient = hosts.several()
-        loader, size = self._loaders[examples], self._batch_size
+        loader, size, state = self._loaders[examples], self._batch_size, to_judge(state)
         if self._config.evaluation.views == "multi_scale":
             more = {"progress": progress} if progress else {}
             result = result_of(self._views.multi_scale(state, loader, examples, take, **more))

@@ -55,7 +55,8 @@ def _values(tree: PyTree) -> dict[str, int]:
 
 
 def _fields(state: TrainState) -> dict:
-    return dict(vars(state))
+    # Runs without a moving average are saved as they were before there was such a thing.
+    return {name: value for name, value in vars(state).items() if name != "average" or jax.tree.leaves(value)}
 
 
 def _error(metrics: Mapping | None) -> float:

@@ -1,6 +1,7 @@
 """The training loop, and all that surrounds it."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import time
@@ -21,6 +22,7 @@ from alexnet_resnet.evaluation.views import check_views
 from alexnet_resnet.parallel import hosts, strategies
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
+from alexnet_resnet.training import objective as objective_lib
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import step as step_lib
@@ -59,7 +61,9 @@ def train(config: ConfigDict, workdir: str, at_step: Callable[[int], None] = lam
         if hosts.is_first():
             workdir_lib.check(workdir, config)
         strategy = strategies.create(config)
+        objective_lib.check(config, strategy)
         network = state_lib.from_config(config)
+        optimizer_lib.check_groups(config.optimizer, network.shapes[0])
         splits = {
             name: sources.load(config.data, config.data[f"{name}_split"], f"data.{name}_split")
             for name in ("train", "validation", "test")
@@ -114,7 +118,8 @@ def _train(
     steps_per_epoch = len(training) / config.train.batch_size
     in_steps = functools.partial(config_lib.steps, steps_per_epoch=steps_per_epoch)
     total = in_steps("train.duration", config.train.duration)
-    rate = optimizer_lib.schedule(config.optimizer, total, steps_per_epoch)
+    rate = optimizer_lib.schedule(config.optimizer, total, steps_per_epoch, config.train.batch_size)
+    objective = objective_lib.create(config, total)
     optimizer = optimizer_lib.create(config.optimizer, rate)
     checkpoints = Checkpoints(
         os.path.join(workdir, workdir_lib.CHECKPOINTS), config.checkpoint.keep_last, config.checkpoint.keep_best
@@ -137,7 +142,7 @@ def _train(
     evaluate_every = max(1, in_steps("evaluation.every", config.evaluation.every))
     save_every = max(1, in_steps("checkpoint.every", config.checkpoint.every))
     feed = _resident if config.data.loader == "resident" else _streamed
-    advance = feed(config, network, optimizer, rate, strategy, loader, begin, total)
+    advance = feed(config, network, optimizer, rate, objective, strategy, loader, begin, total)
     number, preemption = begin, Preemption()
     if 0 < begin < total and begin % evaluate_every == 0 and not judge.has_judged(workdir, begin):
         judge(begin, state, False)
@@ -164,6 +169,8 @@ def _train(
                     evaluates = evaluates and not stopping
                     # The last evaluation comes before the last checkpoint: a run that has one is complete.
                     error = judge(number, state, last) if last or evaluates else None
+                    if error is not None:
+                        state = _control(rate, state, number, error, progress)
                     checkpoints.save(number, state, error)
                     meter.proceed()
                 if stopping and not last:
@@ -175,6 +182,15 @@ def _train(
         checkpoints.close()
         # Last, so that a signal does not end what is being saved.
         preemption.close()
+
+
+def _control(rate, state, step: int, error: float, progress: Progress) -> state_lib.TrainState:
+    """The state after a validation error is known: the plateau rule may cut the learning rate."""
+    opt_state, cut = optimizer_lib.after_evaluation(rate, state.opt_state, step, error)
+    if cut:
+        now = float(rate(step, jax.device_get(opt_state.control)))
+        progress.say(f"step {step}: the validation error no longer falls; the learning rate is {now:g} from here on")
+    return dataclasses.replace(state, opt_state=opt_state)
 
 
 def _tell(faults: Faults, workdir: str, progress: Progress) -> None:
@@ -205,9 +221,9 @@ def _start(config, network, optimizer, training, loader, strategy, checkpoints) 
     return state
 
 
-def _streamed(config, network, optimizer, rate, strategy, loader, begin, total):
+def _streamed(config, network, optimizer, rate, objective, strategy, loader, begin, total):
     """A function that takes the next step on a batch from the host; also the seconds that it waited for the batch."""
-    train_step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data)
+    train_step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data, objective)
     size = config.train.batch_size
     host = loader.training_batches(size, config.seed, begin, total, mesh_lib.share(size, strategy.batch))
     batches = prefetch(host, strategy.batch, config.data.prefetch, size)
@@ -221,9 +237,9 @@ def _streamed(config, network, optimizer, rate, strategy, loader, begin, total):
     return advance
 
 
-def _resident(config, network, optimizer, rate, strategy, loader, begin, total):
+def _resident(config, network, optimizer, rate, objective, strategy, loader, begin, total):
     """A function that takes the next steps on batches that the device makes itself."""
-    steps = step_lib.compile_resident_steps(network, optimizer, rate, strategy, config)
+    steps = step_lib.compile_resident_steps(network, optimizer, rate, strategy, config, objective)
     arrays = loader.on_device(strategy.everywhere)
     examples = len(arrays["labels"])
 

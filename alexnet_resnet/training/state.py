@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,17 @@ from jaxtyping import Array, Float, PyTree
 from alexnet_resnet import models
 from alexnet_resnet.models import Context
 from alexnet_resnet.parallel.strategies import Strategy
+from alexnet_resnet.training.optimizer import Optimizer
+
+# A network that is only looked at may have any of optax's optimizers.
+AnyOptimizer = Optimizer | optax.GradientTransformation
+
+
+class Average(NamedTuple):
+    """A moving average of the parameters and of batch normalisation's moments, in the trees of both."""
+
+    params: PyTree
+    batch_stats: PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -30,6 +42,7 @@ class TrainState:
       mean: the mean canvas [H, W, C] that is subtracted from images, in grey levels; with it a checkpoint can judge
         an image without the dataset.
       colours: what lighting shifts an image's colour by for a draw of one along each axis, [C, C] in grey levels.
+      average: an `Average`, which evaluations judge; an empty dictionary with `optimizer.ema=0`.
     """
 
     step: PyTree
@@ -39,6 +52,7 @@ class TrainState:
     key: PyTree
     mean: PyTree
     colours: PyTree
+    average: PyTree = dataclasses.field(default_factory=dict)
 
 
 class Network:
@@ -100,7 +114,7 @@ class Network:
 
 def create(
     network: Network,
-    optimizer: optax.GradientTransformation,
+    optimizer: AnyOptimizer,
     seed: int,
     mean: Float[Array, "H W C"],
     colours: Float[Array, "C C"],
@@ -116,7 +130,20 @@ def create(
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
         mean=jnp.asarray(mean, jnp.float32),
         colours=jnp.asarray(colours, jnp.float32),
+        # Copies: a step is given the memory of both.
+        average=jax.tree.map(jnp.copy, Average(params, batch_stats)) if _averages(optimizer) else {},
     )
+
+
+def _averages(optimizer: AnyOptimizer) -> bool:
+    return isinstance(optimizer, Optimizer) and optimizer.ema > 0
+
+
+def to_judge(state: TrainState) -> TrainState:
+    """The state whose parameters and statistics an evaluation judges: the moving averages, where there are any."""
+    if not isinstance(state.average, Average):
+        return state
+    return dataclasses.replace(state, params=state.average.params, batch_stats=state.average.batch_stats)
 
 
 def from_config(config) -> Network:
@@ -125,20 +152,19 @@ def from_config(config) -> Network:
     return Network(config.model, (data.image_size, data.image_size, data.channels), data.num_classes)
 
 
-def shardings(network: Network, optimizer: optax.GradientTransformation, strategy: Strategy) -> TrainState:
+def shardings(network: Network, optimizer: AnyOptimizer, strategy: Strategy) -> TrainState:
     """Where each array of the state lies: a TrainState of shardings."""
     params, batch_stats = network.shapes
     return TrainState(
         params=strategy.shardings(params),
         batch_stats=strategy.shardings(batch_stats),
         opt_state=strategy.shardings(jax.eval_shape(optimizer.init, params)),
+        average=strategy.shardings(Average(params, batch_stats)) if _averages(optimizer) else {},
         **dict.fromkeys(("step", "key", "mean", "colours"), strategy.everywhere),
     )
 
 
-def like(
-    config, network: Network, optimizer: optax.GradientTransformation, sharding: jax.sharding.Sharding
-) -> TrainState:
+def like(config, network: Network, optimizer: AnyOptimizer, sharding: jax.sharding.Sharding) -> TrainState:
     """The shapes and types of a configuration's state, as ShapeDtypeStructs with `sharding`."""
     side = 1 if config.data.mean == "none" else config.data.canvas_size
     channels = config.data.channels

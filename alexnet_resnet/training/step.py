@@ -9,27 +9,29 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from alexnet_resnet.data import arrays as resident
-from alexnet_resnet.models import Context
 from alexnet_resnet.ops import lighting
 from alexnet_resnet.ops.losses import in_top_k, softmax_cross_entropy
 from alexnet_resnet.ops.photometry import subtract_mean
 from alexnet_resnet.parallel.strategies import Strategy
+from alexnet_resnet.training import objective as objective_lib
+from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
-from alexnet_resnet.training.state import Network, TrainState
-
-Batch = dict[str, Array]
+from alexnet_resnet.training.objective import Batch, Objective
+from alexnet_resnet.training.optimizer import Optimizer
+from alexnet_resnet.training.state import Average, Network, TrainState
 
 # The stream of the run's key that lighting draws from; steps take the numbers from 0.
 LIGHTING = 2**31 - 1
 
 
-def training_images(data, state: TrainState, batch: Batch) -> Array:
+def training_images(data, state: TrainState, batch: Batch, lighting_until: int | None = None) -> Array:
     """What the network sees in training: the views mirrored, without their mean, their colours shifted, divided.
 
     Args:
       data: the configuration's `data` section.
       state: has the mean canvas, lighting's axes and the run's key.
       batch: as the loaders yield them.
+      lighting_until: the step from which colours are no longer shifted; None for never.
     """
     images = evaluation_images(data, state.mean, batch, divided=False)
     if data.lighting != "none":
@@ -37,7 +39,8 @@ def training_images(data, state: TrainState, batch: Batch) -> Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), LIGHTING)
         normals = lighting.normal_draws(key, batch["epoch"], batch["row"], images.shape[-1])
         scale = lighting.image_scale(data.lighting, data.lighting_strength)
-        images = lighting.light(images, lighting.colour_shifts(normals, state.colours), scale)
+        lit = lighting.light(images, lighting.colour_shifts(normals, state.colours), scale)
+        images = lit if lighting_until is None else jnp.where(state.step < lighting_until, lit, images)
     return images / data.divisor
 
 
@@ -52,9 +55,11 @@ def train_step(
     batch: Batch,
     *,
     network: Network,
-    optimizer: optax.GradientTransformation,
-    rate: optax.Schedule,
+    optimizer: Optimizer,
+    rate: Callable,
     data,
+    objective: Objective = Objective(),
+    strategy: Strategy | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Maps the state and a batch to the next state and the step's measurements.
 
@@ -65,39 +70,37 @@ def train_step(
       optimizer: that of `optimizer.create`.
       rate: its learning rate at each step.
       data: the configuration's `data` section.
+      objective: the loss, and the parts that the batch is taken in.
+      strategy: how the batch lies on the devices; None for one device.
 
     Returns:
       The new state, and scalars: `loss` (mean over the batch), `error` (top-1, a share), `learning_rate`,
       `gradient_norm`, and `parameter_norm` of the new parameters and statistics.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    context = Context(train=True, key=key, examples=jnp.arange(batch["label"].shape[0]))
-    images, valid = training_images(data, state, batch), batch["valid"]
-
-    def mean_of_valid(values):
-        # Without a single image that can be read there is no loss, and no step but the weight decay's.
-        return jnp.sum(values, where=valid) / jnp.maximum(jnp.sum(valid), 1)
-
-    def loss_of(params):
-        logits, batch_stats = network.apply(params, state.batch_stats, images, context)
-        return mean_of_valid(softmax_cross_entropy(logits, batch["label"])), (logits, batch_stats)
-
-    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    measured = {
-        "loss": loss,
-        "error": mean_of_valid(~in_top_k(logits, batch["label"], 1)),
-        "learning_rate": rate(state.step),
+    images_of = functools.partial(training_images, data, state, lighting_until=objective.lighting_until)
+    gradients, batch_stats, measured = objective_lib.gradient(
+        objective, network, state.params, state.batch_stats, batch, images_of, key, strategy
+    )
+    measured |= {
+        "learning_rate": optimizer_lib.rate_now(rate, state.step, state.opt_state),
         "gradient_norm": optax.tree.norm(gradients),
     }
+    # A batch without an image that can be read has no errors, and is no reason to end a warm-up.
+    error = jnp.where(jnp.any(batch["valid"]), measured["error"], 1.0)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, error)
+    params, average = optax.apply_updates(state.params, updates), state.average
+    if isinstance(average, Average):
+        average = optimizer_lib.average(optimizer.ema, average, Average(params, batch_stats), state.step)
     new = TrainState(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         key=state.key,
         mean=state.mean,
         colours=state.colours,
+        average=average,
     )
     # Of the result: a finite gradient can still throw the parameters out of their type's range.
     return new, measured | {"parameter_norm": optax.tree.norm((new.params, new.batch_stats))}
@@ -120,13 +123,18 @@ def score(logits: Float[Array, "N K"], labels: Int[Array, "N"], valid: Bool[Arra
 
 
 def compile_train_step(
-    network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, strategy: Strategy, data
+    network: Network,
+    optimizer: Optimizer,
+    rate: Callable,
+    strategy: Strategy,
+    data,
+    objective: Objective = Objective(),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """`train_step` over a mesh: the state and the batch lie as the strategy says. The old state's memory is reused."""
     state = state_lib.shardings(network, optimizer, strategy)
-    network = network.over(strategy)
+    fixed = dict(optimizer=optimizer, rate=rate, data=data, objective=objective, strategy=strategy)
     return jax.jit(
-        functools.partial(train_step, network=network, optimizer=optimizer, rate=rate, data=data),
+        functools.partial(train_step, network=network.over(strategy), **fixed),
         in_shardings=(state, strategy.batch),
         out_shardings=(state, strategy.everywhere),
         donate_argnums=0,
@@ -134,7 +142,12 @@ def compile_train_step(
 
 
 def compile_resident_steps(
-    network: Network, optimizer: optax.GradientTransformation, rate: optax.Schedule, strategy: Strategy, config
+    network: Network,
+    optimizer: Optimizer,
+    rate: Callable,
+    strategy: Strategy,
+    config,
+    objective: Objective = Objective(),
 ) -> Callable[[TrainState, dict[str, Array], Array, Array, Array], tuple[TrainState, dict[str, Array]]]:
     """Several training steps in one call, each on a batch that is drawn and cut on the device.
 
@@ -145,6 +158,7 @@ def compile_resident_steps(
     """
     data, size, most = config.data, config.train.batch_size, config.train.steps_per_call
     laid_out, everywhere = state_lib.shardings(network, optimizer, strategy), strategy.everywhere
+    fixed = dict(optimizer=optimizer, rate=rate, data=data, objective=objective, strategy=strategy)
     network = network.over(strategy)
 
     def steps(state, arrays, epoch, place, count):
@@ -152,7 +166,7 @@ def compile_resident_steps(
             begin = place + number * size
             batch = resident.batch(data, arrays, config.seed, epoch, begin, size)
             batch = jax.lax.with_sharding_constraint(batch, strategy.batch)
-            return train_step(state, batch, network=network, optimizer=optimizer, rate=rate, data=data)
+            return train_step(state, batch, network=network, **fixed)
 
         if most == 1:
             state, measured = one(state, 0)

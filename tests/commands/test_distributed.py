@@ -129,6 +129,33 @@ def test_processes_train_as_one_with_as_many_devices(alone, small, tmp_path, cou
     assert (workdir / "curve.png").exists()
 
 
+def test_processes_agree_on_a_course_that_the_errors_decide(small, tmp_path, command, final_state):
+    """Plateau, warm-up by the training error, average and parts, under the strategy that splits the state."""
+    course = {
+        "parallel.strategy": "fsdp",
+        "optimizer.plateau.times": 2,
+        "optimizer.plateau.patience": 1,
+        "optimizer.plateau.least": 0.1,
+        "optimizer.boundaries": "()",
+        "optimizer.warmup_until_error": 0.75,
+        "optimizer.ema": 0.9,
+        "train.accumulate": 2,
+        "evaluation.every": "5 steps",
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    result = command("train", *small(one, **course), devices=2)
+    assert result.returncode == 0, result.stderr
+    with Processes(tmp_path / "said", small(two, **course), 2) as processes:
+        assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
+        assert processes.said(1) == ("", "") and "no longer falls" in processes.said(0)[0]
+    found, expected = losses(two), losses(one)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=2e-4, err_msg=str(key))
+    controls = [final_state(workdir).opt_state.control for workdir in (one, two)]
+    assert int(controls[0].cuts) == int(controls[1].cuts) == 2
+
+
 @pytest.fixture(scope="module")
 def together(small, tmp_path_factory):
     """A run of two processes that nothing happened to."""

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_resnet.ops.losses import in_top_k, softmax_cross_entropy
+from alexnet_resnet import config_training
+from alexnet_resnet.ops.losses import (
+    LOSSES,
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    in_top_k,
+    softmax_cross_entropy,
+)
 
 
 def cross_entropy(logits, labels):
@@ -98,3 +105,82 @@ def test_not_a_number_is_never_right(k):
 def test_another_class_that_is_not_a_number_counts_as_above():
     logits = jnp.asarray([[np.nan, 1.0, 0.0]])
     assert [bool(in_top_k(logits, jnp.asarray([1]), k)[0]) for k in (1, 2, 3)] == [False, True, True]
+
+
+SCALES = [1e-3, 1.0, 30.0, 1e4, 1e30]
+
+
+def targets(labels, classes, smoothing):
+    return np.eye(classes)[labels] * (1 - smoothing) + smoothing / classes
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("scale", SCALES)
+def test_smoothed_cross_entropy_equals_float64_at_every_scale(scale, smoothing):
+    random = np.random.default_rng(0)
+    logits, labels = np.float32(random.normal(size=(32, 10)) * scale), random.integers(0, 10, 32)
+    wide = logits.astype(np.float64)
+    wide = wide - wide.max(1, keepdims=True)
+    log_probabilities = wide - np.log(np.exp(wide).sum(1, keepdims=True))
+    want = -(targets(labels, 10, smoothing) * log_probabilities).sum(1)
+    got = softmax_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("scale", [*SCALES, 3e37])
+def test_binary_cross_entropy_of_logits_equals_float64_at_every_scale(scale, smoothing):
+    random = np.random.default_rng(0)
+    logits, labels = np.float32(random.normal(size=(32, 10)) * scale), random.integers(0, 10, 32)
+    z, y = logits.astype(np.float64), targets(labels, 10, smoothing)
+    # log s(z) = -log(1 + exp(-z)), without a power that is too large.
+    want = (y * np.logaddexp(0, -z) + (1 - y) * np.logaddexp(0, z)).sum(1)
+    got = binary_cross_entropy_with_logits(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(binary_cross_entropy_with_logits(x, jnp.asarray(labels), smoothing)))(logits)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(gradient, 1 / (1 + np.exp(-z)) - y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_of_probabilities_equals_float64_and_is_finite_at_the_ends(smoothing):
+    random = np.random.default_rng(0)
+    probabilities, labels = np.float32(random.uniform(size=(32, 10))), random.integers(0, 10, 32)
+    p, y = probabilities.astype(np.float64), targets(labels, 10, smoothing)
+    got = binary_cross_entropy(jnp.asarray(probabilities), jnp.asarray(labels), smoothing)
+    np.testing.assert_allclose(got, -(y * np.log(p) + (1 - y) * np.log1p(-p)).sum(1), rtol=1e-5)
+
+    ends = jnp.asarray([[0.0, 1.0, 1e-30, 1 - 2**-24]])
+    summed = lambda x: jnp.sum(binary_cross_entropy(x, jnp.asarray([0]), smoothing))  # noqa: E731
+    assert np.isfinite(summed(ends)) and np.all(np.isfinite(jax.grad(summed)(ends)))
+    if not smoothing:
+        np.testing.assert_allclose(summed(ends), 100 + 100 + 0 + 24 * np.log(2), rtol=1e-5)
+        assert float(summed(jnp.asarray([[1.0, 0.0, 0.0, 0.0]]))) == 0
+
+
+def test_probabilities_give_the_loss_of_their_logits():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(32, 10)) * 3, jnp.asarray(random.integers(0, 10, 32))
+    with jax.enable_x64(True):
+        by_probabilities, by_logits = (
+            LOSSES[name](jnp.asarray(logits), labels, 0.1) for name in ("binary_probabilities", "binary")
+        )
+    np.testing.assert_allclose(by_probabilities, by_logits, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradients_are_finite_differences(name, smoothing):
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(6, 5)) * 2, jnp.asarray(random.integers(0, 5, 6))
+    direction, small = random.normal(size=logits.shape), 1e-6
+    with jax.enable_x64(True):
+        loss = lambda x: jnp.sum(LOSSES[name](x, labels, smoothing))  # noqa: E731
+        gradient = jax.grad(loss)(jnp.asarray(logits))
+        there, here = (float(loss(jnp.asarray(logits + sign * small * direction))) for sign in (1, -1))
+    slope = np.sum(np.asarray(gradient, np.float64) * direction)
+    np.testing.assert_allclose(slope, (there - here) / (2 * small), rtol=1e-7)
+
+
+def test_the_losses_that_a_configuration_may_name_are_these():
+    assert tuple(LOSSES) == config_training.LOSSES

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from alexnet_resnet import config as config_lib
+from alexnet_resnet import config_training
 from alexnet_resnet.training import optimizer as optimizer_lib
 
 
@@ -48,7 +49,7 @@ def test_the_velocity_is_the_papers_through_changes_of_the_rate(order):
 
 def test_the_two_orders_differ_only_after_the_rate_has_changed():
     results = {}
-    for order in config_lib.MOMENTUM_ORDERS:
+    for order in config_training.MOMENTUM_ORDERS:
         section = make(momentum_order=order, boundaries=(0.5,))
         optimizer = optimizer_lib.create(section, optimizer_lib.schedule(section, 8, 1))
         params, path = {"kernel": jnp.ones(3)}, []
