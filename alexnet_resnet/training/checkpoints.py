@@ -157,6 +157,10 @@ class Checkpoints:
         """The steps that have a finished checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
+    def error(self, step: int) -> float | None:
+        """The validation error that a checkpoint was saved with; None where it was not measured before."""
+        return (self._manager.metrics(step) or {}).get("error")
+
     def best_step(self) -> int | None:
         """The step with the lowest validation error, the earliest among equals; None where none has one."""
         error, step = min(((_error(self._manager.metrics(step)), step) for step in self.steps()), default=(math.inf, 0))

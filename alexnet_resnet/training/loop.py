@@ -144,8 +144,13 @@ def _train(
     feed = _resident if config.data.loader == "resident" else _streamed
     advance = feed(config, network, optimizer, rate, objective, strategy, loader, begin, total)
     number, preemption = begin, Preemption()
-    if 0 < begin < total and begin % evaluate_every == 0 and not judge.has_judged(workdir, begin):
-        judge(begin, state, False)
+    if 0 < begin < total and begin % evaluate_every == 0:
+        # A run that was told to stop here was saved before it was judged.
+        missing = "validation" in splits and checkpoints.error(begin) is None
+        if missing or not judge.has_judged(workdir, begin):
+            error = judge(begin, state, False)
+            if error is not None:
+                state = _control(rate, state, begin, error, progress)
     try:
         with hosts.side_by_side(Diverged, Stopped):
             while number < total:
