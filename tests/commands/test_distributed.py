@@ -63,7 +63,8 @@ class Processes:
 
     def said(self, number):
         """What one of them has written to its standard output and error, but for what the runtime writes there."""
-        return tuple(re.sub(r"\[Gloo\].*\n", "", path.read_text()) for path in self.files[number])
+        # Its threads write at once, so that a line may end where another has begun.
+        return tuple(re.sub(r"\[Gloo\].*", "", path.read_text()).lstrip("\n") for path in self.files[number])
 
     def last_words(self, number):
         """What the watcher of one has said; it may do so a moment after its process is gone."""

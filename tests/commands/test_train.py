@@ -87,9 +87,8 @@ def test_killed_at_random_moments_it_ends_with_the_very_same_state(
     assert [row["step"] for row in rows if "train/loss" in row] == [5, 10, 15, 20, 25, 30]
 
 
-def test_sigterm_saves_at_the_next_step_and_the_same_command_goes_on(
-    uninterrupted, flags_for, tmp_path, command, final_state, assert_same
-):
+def test_sigterm_saves_at_the_next_step_and_ends_well(flags_for, tmp_path, final_state):
+    """tests/training/test_loop.py goes on from there."""
     workdir = tmp_path / "stopped"
     process = subprocess.Popen(
         [sys.executable, "-m", "alexnet_resnet.train", *flags_for(workdir, **{"checkpoint.every": "100 steps"})],
@@ -104,8 +103,6 @@ def test_sigterm_saves_at_the_next_step_and_the_same_command_goes_on(
     assert process.returncode == 0, printed
     step = int(final_state(workdir).step)
     assert 5 < step < 30 and f"Told to stop (SIGTERM): saved after step {step}," in printed[-1]
-    assert command("train", *flags_for(workdir)).returncode == 0
-    assert_same(final_state(workdir), final_state(uninterrupted[0]))
 
 
 def test_another_model_in_the_same_folder_is_refused_with_the_difference(uninterrupted, flags_for, command):

@@ -1,7 +1,6 @@
 """The launch scripts: two processes really train under a false srun; of a TPU pod only the command can be run here."""
 
 import contextlib
-import itertools
 import os
 import random
 import re
@@ -100,6 +99,8 @@ def tiny(npz, workdir):
         "data.data_dir": npz,
         "data.num_classes": 4,
         "data.channels": 3,
+        "data.loader": "resident",
+        "data.canvas_size": 32,
         "data.train_split": "train",
         "data.validation_split": "validation",
         "train.batch_size": 16,
@@ -209,10 +210,18 @@ while :; do sleep 0.1; done
 def test_a_signal_reaches_every_process_and_only_a_saved_run_is_requeued(name, status, requeued, cluster, tmp_path):
     python = executable(tmp_path / "python", PATIENT.format(bash=BASH, status=status))
     with started(SLURM, *RUN, **cluster | {"PYTHON": python, "SLURM_NTASKS": 3}) as process:
-        # The three and srun have to be ready for it.
-        ready = (line for line in process.stdout if line in ("working\n", "started\n"))
-        assert len(list(itertools.islice(ready, 4))) == 4
-        process.send_signal(getattr(signal, f"SIG{name}"))
+        # The three and srun have to be ready for it; what they write at once may stand in one line.
+        said = ""
+        while said.count("working") < 3 or "started" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        for _ in range(LIMIT // 5):
+            process.send_signal(getattr(signal, f"SIG{name}"))
+            # Bash misses what comes in the very moment in which it begins to wait.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                break
         rest, _ = process.communicate()
         assert process.returncode == status
     assert rest.count("told to stop") == 3
