@@ -20,6 +20,9 @@ from alexnet_resnet.errors import UserError
 # is told that it is not.
 HEARTBEAT, ARRIVAL, PATIENCE = 30, 300, 10
 
+# By which the runtimes of CPUs, GPUs and TPUs tell that an exchange failed.
+PHRASES = ("Gloo ", "NCCL ", "closed by peer", "reset by peer", "coordination service", "heartbeat timeout")
+
 # Called before a process ends on its own with an error that it has told.
 FAREWELLS: list[Callable[[], None]] = []
 
@@ -115,8 +118,10 @@ def gather(value: Any) -> list[Any]:
 
 def lost_another(error: BaseException) -> bool:
     """Whether an exception tells that an exchange failed, as it does when another process has ended."""
-    runtime = isinstance(error, (ValueError, jax.errors.JaxRuntimeError)) and not isinstance(error, UserError)
-    return runtime and any(word in str(error).lower() for word in ("gloo", "nccl", "peer", "coordination", "heartbeat"))
+    if not several() or isinstance(error, UserError) or not isinstance(error, (ValueError, jax.errors.JaxRuntimeError)):
+        return False
+    # The runtime has no type of its own for it. A path may hold any word, so these are its phrases.
+    return any(phrase in str(error) for phrase in PHRASES)
 
 
 @contextlib.contextmanager

@@ -72,6 +72,15 @@ def test_an_exception_of_one_alone_ends_it_at_once(three, monkeypatch, capsys):
             raise shared("all have it")
 
 
+def test_only_the_runtime_s_own_words_tell_of_a_lost_process(three, monkeypatch):
+    lost = ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+    assert hosts.lost_another(lost)
+    assert not hosts.lost_another(ValueError("Error opening 'runs/peer-heartbeat-gloo/checkpoints/5'"))
+    assert not hosts.lost_another(UserError(str(lost))) and not hosts.lost_another(KeyError(str(lost)))
+    monkeypatch.setattr(hosts, "several", lambda: False)
+    assert not hosts.lost_another(lost), "one process has nobody to lose"
+
+
 def test_an_error_that_all_know_is_refused_by_all():
     with pytest.raises(hosts.Refused, match="^field=1$"), hosts.common():
         raise UserError("field=1")
