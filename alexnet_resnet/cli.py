@@ -11,7 +11,8 @@ from ml_collections import ConfigDict, config_flags
 
 from alexnet_resnet.errors import UserError
 
-FAILURE, USER_ERROR = 1, 2
+# The last is the shell's number for SIGINT.
+FAILURE, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 
 def define_config():
@@ -123,6 +124,9 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

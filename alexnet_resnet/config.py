@@ -26,7 +26,14 @@ LIGHTING_STATISTICS = (*lighting.STATISTICS, "dataset")
 
 # What may differ when a run is resumed: nothing here changes what is computed, but `parallel` the order of sums.
 FREE_ON_RESUME = (
-    *("data.data_dir", "data.prefetch", "data.cache_gib", "data.max_unreadable", "train.steps_per_call"),
+    *(
+        "data.data_dir",
+        "data.prefetch",
+        "data.cache_gib",
+        "data.max_unreadable",
+        "train.steps_per_call",
+        "train.max_skips",
+    ),
     *("log.", "checkpoint.", "parallel."),
 )
 
@@ -108,6 +115,10 @@ def default(network: str) -> ConfigDict:
                 # Parts that a batch is taken in, one after the other, for batches that do not fit: the same step to
                 # rounding, but that model.ghost_batch=0 then means the statistics of each part.
                 "accumulate": 1,
+                # How often a run whose loss, gradient or parameters are no longer finite goes back to its newest
+                # checkpoint and on after the step where that was, so that the batches in between are skipped. 0: it
+                # stops.
+                "max_skips": 0,
                 # With the resident loader: steps that one call of the compiled program takes. More cost less dispatch.
                 "steps_per_call": 1,
             },

@@ -126,6 +126,7 @@ def check(config) -> None:
     if not 0 <= train.label_smoothing < 1:
         raise UserError(f"train.label_smoothing={train.label_smoothing!r}: expected a share of 0 to below 1.")
     check_at_least("train.accumulate", train.accumulate, 1)
+    check_at_least("train.max_skips", train.max_skips, 0)
     if train.batch_size % train.accumulate:
         raise UserError(
             f"train.accumulate={train.accumulate}: expected a divisor of train.batch_size={train.batch_size}."

@@ -22,6 +22,7 @@ def main() -> None:
     from alexnet_resnet.parallel import hosts
     from alexnet_resnet.parallel.host import keep_freed_memory
     from alexnet_resnet.training import loop
+    from alexnet_resnet.training.checkpoints import Unsaved
     from alexnet_resnet.training.preemption import Stopped
     from alexnet_resnet.training.reporting import Diverged
 
@@ -32,15 +33,24 @@ def main() -> None:
         try:
             final = loop.train(config, workdir, at_step)
         except Diverged as error:
-            if hosts.is_first():
-                print(f"error: stopped at {error}; the checkpoints in {workdir} are from before.", file=sys.stderr)
-            sys.exit(cli.FAILURE)
+            text = f"stopped at {error}; the checkpoints in {workdir} are from before"
+            _fail(f"{text}, and --config.train.max_skips=1 goes back to the newest and skips what came since.")
+        except Unsaved as error:
+            _fail(f"{error}. Once there is room, the same command goes on from there.")
         except Stopped as stopped:
             final = None
             if hosts.is_first():
-                print(f"Told to stop (SIGTERM): saved after step {stopped.step}, where the same command goes on.")
+                print(f"Told to stop ({stopped.why}): saved after step {stopped.step}, where the same command goes on.")
         if final:
             loop.print_summary(final, workdir)
+
+
+def _fail(text: str) -> None:
+    from alexnet_resnet.parallel import hosts
+
+    if hosts.is_first():
+        print(f"error: {text}", file=sys.stderr)
+    sys.exit(cli.FAILURE)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def from_workdir(workdir: str, checkpoint: str = "last") -> Classifier:
     def view(picture):
         return _canvas(picture, data.canvas_size, described["array_shape"])[inside, inside]
 
-    logits = _logits(network, state.params, state.batch_stats, lambda views: (views - mean) / data.divisor)
+    judged = state_lib.to_judge(state)
+    logits = _logits(network, judged.params, judged.batch_stats, lambda views: (views - mean) / data.divisor)
     return Classifier(labels.readable(tuple(described["label_names"])), data.channels, view, logits)
 
 

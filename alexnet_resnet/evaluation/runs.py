@@ -19,6 +19,7 @@ from alexnet_resnet.models.statistics import average_statistics
 from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.strategies import Strategy
+from alexnet_resnet.training import objective as objective_lib
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import workdir as workdir_lib
@@ -150,12 +151,19 @@ def with_precise_statistics(
     Args:
       config: the run's configuration.
       network: its network.
-      state: a trained state.
-      batches: how many batches of `train.batch_size`, with training's crops and flips.
+      state: a trained state; with moving averages of the parameters, these are what is judged.
+      batches: how many batches of `train.batch_size`, with training's crops and flips, and its colours where the state
+        stands.
     """
-    loader = loaders.create(config.data, sources.load(config.data, config.data.train_split))
+    examples = sources.load(config.data, config.data.train_split)
+    loader = loaders.create(config.data, examples)
     training = loader.training_batches(config.train.batch_size, config.seed, stop_step=batches)
-    as_trained = jax.jit(functools.partial(training_images, config.data))
+    total = config_lib.steps("train.duration", config.train.duration, len(examples) / config.train.batch_size)
+    until = objective_lib.create(config, total).lighting_until
+    as_trained = jax.jit(functools.partial(training_images, config.data, lighting_until=until))
     images = (as_trained(state, batch)[np.flatnonzero(batch["valid"])] for batch in training)
-    module = nnx.merge(network.graphdef, state.params, state.batch_stats, copy=True)
-    return dataclasses.replace(state, batch_stats=nnx.to_pure_dict(average_statistics(module, images)))
+    judged = state_lib.to_judge(state)
+    module = nnx.merge(network.graphdef, judged.params, judged.batch_stats, copy=True)
+    statistics = nnx.to_pure_dict(average_statistics(module, images))
+    # There is no other state to judge any more.
+    return dataclasses.replace(judged, batch_stats=statistics, average={})

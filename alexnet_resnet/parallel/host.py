@@ -1,7 +1,9 @@
-"""The memory of the host."""
+"""The memory of the host and of its devices."""
 
 import ctypes
 import platform
+import resource
+import sys
 
 import jax
 
@@ -29,3 +31,16 @@ def keep_freed_memory() -> bool:
         settings.append((M_ARENA_MAX, 1))
     taken = [mallopt(option, value) == 1 for option, value in settings]
     return all(taken)
+
+
+def peak_memory() -> int:
+    """The most bytes that any of this process's devices has held; where it does not count them, this process.
+
+    CPUs do not: their memory is the process's, which holds the decoded images and the program too.
+    """
+    counted = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [stats["peak_bytes_in_use"] for stats in counted if "peak_bytes_in_use" in stats]
+    if peaks:
+        return max(peaks)
+    # In kilobytes, on macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -45,6 +45,12 @@ def digest(x: Array) -> UInt32[Array, ""]:
     return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
 
 
+# Bytes that a checkpoint takes besides its arrays.
+ROOM = 1 << 18
+# How Orbax ends the name of a checkpoint's folder until it is whole.
+TEMPORARY = ".orbax-checkpoint-tmp"
+
+
 @jax.jit
 def _digests(tree: PyTree) -> dict[str, UInt32[Array, ""]]:
     return {jax.tree_util.keystr(path): digest(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
@@ -63,6 +69,16 @@ def _error(metrics: Mapping | None) -> float:
     """A checkpoint's validation error; infinite where it was not measured."""
     error = (metrics or {}).get("error")
     return math.inf if error is None else error
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a log's record is to be shown: what Orbax' threads log with their stacks, it raises later as well."""
+    return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an exception says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager
@@ -95,6 +111,10 @@ def _named(tree: PyTree) -> list[tuple[str, Any]]:
     return [("/".join(str(part(key)) for key in path), leaf) for path, leaf in leaves]
 
 
+class Unsaved(Exception):
+    """The state of a step that nothing will come after could not be saved."""
+
+
 class Damaged(Exception):
     """A checkpoint's files do not give back what was saved.
 
@@ -121,8 +141,13 @@ class Checkpoints:
 
     def __init__(self, directory: str, keep_last: int = 2, keep_best: int = 1, read_only: bool = False):
         self.directory = os.path.abspath(directory)
+        self._news: list[str] = []
+        self._failure = ""
+        self._saving: int | None = None
         if read_only and not os.path.isdir(self.directory):
             raise hosts.Refused(f"workdir={os.path.dirname(directory)!r}: expected checkpoints in {directory!r}.")
+        if not read_only:
+            absl_logging.get_absl_logger().addFilter(_is_news)
         best = preservation_policy.BestN(get_metric_fn=lambda metrics: -_error(metrics), n=keep_best)
         last = preservation_policy.LatestN(n=keep_last)
         with _quiet(read_only):
@@ -137,21 +162,72 @@ class Checkpoints:
                         [last, best] if keep_best else [last]
                     ),
                     enable_background_delete=True,
+                    # What a run that was killed while it saved has left.
+                    cleanup_tmp_directories=not read_only,
                 ),
                 item_handlers={"state": ocp.StandardCheckpointHandler(), "digests": ocp.JsonCheckpointHandler()},
             )
 
     def save(self, step: int, state: TrainState, error: float | None = None) -> None:
-        """Starts saving the state, with its validation error if it has one; the arrays may be donated afterwards."""
+        """Starts saving the state, with its validation error if it has one; the arrays may be donated afterwards.
+
+        Where it cannot be saved, as on a full disk, the checkpoints from before stay, and `news` says so.
+
+        Raises:
+          UserError: with several processes, where one cannot save while others wait for it.
+        """
+        self._settle()
         if step in self._manager.all_steps():
             return
         fields = _fields(state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(fields), digests=ocp.args.JsonSave(_values(fields))),
-            metrics={"error": error},
-            force=True,
-        )
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(fields))
+        free = hosts.gather(shutil.disk_usage(self.directory).free)[0]
+        if free < needed + ROOM:
+            self._tell(step, f"{needed + ROOM:,} bytes are needed, {free:,} are free")
+            return
+        with self._failing(step):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(fields), digests=ocp.args.JsonSave(_values(fields))
+                ),
+                metrics={"error": error},
+                force=True,
+            )
+            self._saving = step
+
+    def news(self) -> list[str]:
+        """Lines about what could not be saved since the last time."""
+        news, self._news = self._news, []
+        return news
+
+    @contextlib.contextmanager
+    def _failing(self, step: int) -> Iterator[None]:
+        """A block that saves, and may fail."""
+        try:
+            yield
+        except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
+            if hosts.lost_another(error):
+                raise
+            if hosts.several():
+                raise UserError(f"checkpoint {self._place(step)} could not be saved: {_reason(error)}.") from error
+            self._tell(step, _reason(error))
+            # Orbax leaves what it has written, on a disk that may be full because of it.
+            shutil.rmtree(f"{self._place(step)}{TEMPORARY}", ignore_errors=True)
+            self._manager.reload()
+
+    def _settle(self) -> None:
+        """Waits for what is being saved."""
+        step, self._saving = self._saving, None
+        if step is not None:
+            with self._failing(step):
+                self._manager.wait_until_finished()
+
+    def _tell(self, step: int, reason: str) -> None:
+        steps = self.steps()
+        newest = f"the newest that is whole is that of step {steps[-1]}" if steps else "there is none yet"
+        self._failure = f"the checkpoint of step {step} could not be saved ({reason}); {newest}"
+        self._news.append(self._failure)
 
     def steps(self) -> list[int]:
         """The steps that have a finished checkpoint, ascending."""
@@ -194,8 +270,7 @@ class Checkpoints:
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
             if hosts.lost_another(error):
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise Damaged(f"checkpoint {self._place(step)}: {reason}", hosts.several()) from error
+            raise Damaged(f"checkpoint {self._place(step)}: {_reason(error)}", hosts.several()) from error
         fields, expected = found["state"], found["digests"]
         actual = _values(fields)
         wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
@@ -212,6 +287,7 @@ class Checkpoints:
           UserError: there are checkpoints and none is whole, or the newest holds other arrays than `like`; or this
             process alone cannot read one, which it has put aside for the next start.
         """
+        self._settle()
         damaged = []
         # One list for all: a shared file system may show a new folder to some of them only later.
         steps = hosts.gather(self.steps())[0]
@@ -256,11 +332,21 @@ class Checkpoints:
     def _place(self, step: int) -> str:
         return os.path.join(self.directory, str(step))
 
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+    def wait(self, step: int) -> None:
+        """Returns when everything is on disk.
+
+        Args:
+          step: what was saved last and has to be there.
+
+        Raises:
+          Unsaved: it could not be saved.
+        """
+        self._settle()
+        if step not in self._manager.all_steps():
+            self._news.clear()
+            raise Unsaved(self._failure)
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self.wait()
+        self._settle()
         self._manager.close()

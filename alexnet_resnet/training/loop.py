@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import os
 import time
@@ -27,10 +28,12 @@ from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import step as step_lib
 from alexnet_resnet.training import workdir as workdir_lib
-from alexnet_resnet.training.checkpoints import Checkpoints
+from alexnet_resnet.training.checkpoints import Checkpoints, Unsaved
 from alexnet_resnet.training.preemption import Preemption, Stopped
 from alexnet_resnet.training.reporting import Diverged, Meter, Progress, Silence, Writer
 
+# What a row of measurements says where a run went back to a checkpoint: the steps that it left out.
+SKIPPED = "train/skipped_steps"
 # Images that are read at once for the mean.
 STATISTICS_BATCH = 64
 
@@ -53,7 +56,8 @@ def train(config: ConfigDict, workdir: str, at_step: Callable[[int], None] = lam
     Raises:
       UserError: a configuration, dataset or folder that cannot work, before anything is computed.
       reporting.Diverged: the loss is no longer finite; the checkpoints from before stay.
-      preemption.Stopped: SIGTERM came; a checkpoint has been saved.
+      preemption.Stopped: SIGTERM or SIGINT came; a checkpoint has been saved.
+      checkpoints.Unsaved: where it ended could not be saved; the checkpoints from before stay.
     """
     _check_same_config(config)
     with hosts.agreed():
@@ -91,6 +95,7 @@ def train(config: ConfigDict, workdir: str, at_step: Callable[[int], None] = lam
     if not hosts.is_first():
         return {}
     curves.draw([workdir], os.path.join(workdir, workdir_lib.CURVE))
+    curves.draw([workdir], os.path.join(workdir, workdir_lib.OVERVIEW), curves.OVERVIEW)
     return workdir_lib.final_measurements(workdir) | {"parameters": network.parameter_count}
 
 
@@ -126,67 +131,186 @@ def _train(
     )
     loader = loaders.create(config.data, training)
     loader.faults.patient = hosts.several()
-    state = _start(config, network, optimizer, training, loader, strategy, checkpoints)
+    start = functools.partial(_start, config, network, optimizer, training, loader, strategy, checkpoints)
+    state = start()
     begin = int(state.step)
     writer = progress = Silence()
     with hosts.agreed():
         if hosts.is_first():
-            writer, progress = Writer(workdir, begin, config.log.tensorboard), Progress(begin, total)
+            progress = Progress(begin, total)
+            writer = Writer(workdir, begin, config.log.tensorboard, progress.say)
     progress.say(
         f"{config.model.name}: {network.parameter_count:,} parameters; {training.name}: {len(training):,} examples; "
         f"{strategy}; " + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
     )
-    judge = _Judge(Evaluator(config, network, strategy), splits, writer, progress)
-    report_every = max(1, in_steps("log.every", config.log.every))
-    meter = Meter(report_every, config.train.batch_size, writer, progress)
-    evaluate_every = max(1, in_steps("evaluation.every", config.evaluation.every))
-    save_every = max(1, in_steps("checkpoint.every", config.checkpoint.every))
-    feed = _resident if config.data.loader == "resident" else _streamed
-    advance = feed(config, network, optimizer, rate, objective, strategy, loader, begin, total)
-    number, preemption = begin, Preemption()
-    if 0 < begin < total and begin % evaluate_every == 0:
-        # A run that was told to stop here was saved before it was judged.
-        missing = "validation" in splits and checkpoints.error(begin) is None
-        if missing or not judge.has_judged(workdir, begin):
-            error = judge(begin, state, False)
-            if error is not None:
-                state = _control(rate, state, begin, error, progress)
+    every = {
+        name: max(1, in_steps(f"{name}.every", config[name].every)) for name in ("log", "evaluation", "checkpoint")
+    }
+    feed = _Resident if config.data.loader == "resident" else _Streamed
+    run = _Run(
+        workdir=workdir,
+        total=total,
+        every=every,
+        steps_per_call=config.train.steps_per_call,
+        steps_per_epoch=steps_per_epoch,
+        skips=config.train.max_skips - _skips_before(workdir),
+        rate=rate,
+        start=start,
+        advance=feed(config, network, optimizer, rate, objective, strategy, loader, total),
+        judge=_Judge(Evaluator(config, network, strategy), splits, writer, progress),
+        checkpoints=checkpoints,
+        faults=loader.faults,
+        meter=Meter(every["log"], config.train.batch_size, writer, progress),
+        writer=writer,
+        progress=progress,
+        at_step=at_step,
+        state=state,
+        number=begin,
+    )
     try:
-        with hosts.side_by_side(Diverged, Stopped):
-            while number < total:
-                # One call goes no further than the next thing that is due between two steps.
-                due = min((number // every + 1) * every for every in (report_every, evaluate_every, save_every))
-                count = min(config.train.steps_per_call, due - number, total - number)
-                state, measured, waited = advance(state, number, count)
-                epochs = (number + count) // steps_per_epoch - number // steps_per_epoch
-                number += count
-                at_step(number)
-                meter.add(number, measured, waited, count)
-                progress.advance(count)
-                if epochs or number == total or (loader.faults.patient and number % report_every == 0):
-                    _tell(loader.faults, workdir, progress)
-                last, evaluates, stopping = number == total, number % evaluate_every == 0, preemption.due()
-                if last or evaluates or stopping or number % save_every == 0:
-                    meter.pause()
-                    if last or stopping:
-                        meter.finish()
-                    # Whoever stops may not have the time that an evaluation takes; the next start makes up for it.
-                    evaluates = evaluates and not stopping
-                    # The last evaluation comes before the last checkpoint: a run that has one is complete.
-                    error = judge(number, state, last) if last or evaluates else None
-                    if error is not None:
-                        state = _control(rate, state, number, error, progress)
-                    checkpoints.save(number, state, error)
-                    meter.proceed()
-                if stopping and not last:
-                    checkpoints.wait()
-                    raise Stopped(number)
+        with hosts.side_by_side(Diverged, Stopped, Unsaved):
+            run.finish()
     finally:
-        progress.close()
-        writer.close()
         checkpoints.close()
+        for news in checkpoints.news():
+            progress.say(news)
+        writer.close()
+        progress.close()
         # Last, so that a signal does not end what is being saved.
-        preemption.close()
+        run.preemption.close()
+
+
+def _skips_before(workdir: str) -> int:
+    """How often the run went back to a checkpoint before it came to where it stands."""
+    rows = workdir_lib.read_metrics(workdir) if hosts.is_first() else ()
+    return hosts.gather(sum(SKIPPED in row for row in rows))[0]
+
+
+@dataclasses.dataclass
+class _Run:
+    """A training from where it stands to its end, and what is due between its steps.
+
+    Attributes:
+      workdir: the run's folder.
+      total: the steps of the whole run.
+      every: the steps from one 'log', 'evaluation' or 'checkpoint' to the next.
+      steps_per_call: that one call of `advance` takes at most.
+      steps_per_epoch: a float.
+      skips: how often the run may still go back to a checkpoint.
+      rate: the learning rate at each step.
+      start: gives the newest checkpoint's state, or a fresh one.
+      advance: takes steps.
+      judge: evaluates.
+      checkpoints, faults, meter, writer, progress: of this run.
+      at_step: is told the number of each step.
+      state: where the run stands.
+      number: the last step that was handed to the devices.
+      preemption: what tells it to stop.
+    """
+
+    workdir: str
+    total: int
+    every: dict[str, int]
+    steps_per_call: int
+    steps_per_epoch: float
+    skips: int
+    rate: Callable
+    start: Callable[[], state_lib.TrainState]
+    advance: "_Streamed | _Resident"
+    judge: "_Judge"
+    checkpoints: Checkpoints
+    faults: Faults
+    meter: Meter
+    writer: Writer
+    progress: Progress
+    at_step: Callable[[int], None]
+    state: state_lib.TrainState
+    number: int
+    preemption: Preemption = dataclasses.field(default_factory=Preemption)
+
+    def finish(self) -> None:
+        """Trains to the end.
+
+        Raises:
+          Diverged: the loss is no longer finite, and no checkpoint may be gone back to.
+          Stopped: a signal came; the state is saved.
+          Unsaved: it, or the last state, could not be saved.
+        """
+        if 0 < self.number < self.total and self.number % self.every["evaluation"] == 0:
+            # A run that was told to stop here was saved before it was judged.
+            missing = "validation" in self.judge.splits and self.checkpoints.error(self.number) is None
+            if missing or not self.judge.has_judged(self.workdir, self.number):
+                self._evaluate()
+        self.advance.begin(self.number)
+        while self.number < self.total:
+            try:
+                self._call()
+            except Diverged as diverged:
+                self._go_back(diverged)
+        self.checkpoints.wait(self.total)
+
+    def _call(self) -> None:
+        """Takes some steps and does what is due after them."""
+        # One call goes no further than the next thing that is due between two steps.
+        due = min((self.number // every + 1) * every for every in self.every.values())
+        count = min(self.steps_per_call, due - self.number, self.total - self.number)
+        self.state, measured, waited = self.advance(self.state, self.number, count)
+        self.number += count
+        self.at_step(self.number)
+        self.meter.add(self.number, measured, waited, count)
+        self.progress.advance(count)
+        new_epoch = self.number // self.steps_per_epoch > (self.number - count) // self.steps_per_epoch
+        last, patient = self.number == self.total, self.faults.patient and self.number % self.every["log"] == 0
+        if new_epoch or last or patient:
+            _tell(self.faults, self.workdir, self.progress)
+        evaluates, why = self.number % self.every["evaluation"] == 0, self.preemption.due()
+        if last or why or evaluates or self.number % self.every["checkpoint"] == 0:
+            self._pause(last, evaluates, why)
+
+    def _pause(self, last: bool, evaluates: bool, why: str) -> None:
+        """Saves where the run stands, and evaluates before that."""
+        self.meter.pause()
+        if last or why:
+            self.meter.finish()
+        # Whoever stops may not have the time that an evaluation takes; the next start makes up for it. The last
+        # evaluation comes before the last checkpoint: a run that has one is complete.
+        error = self._evaluate(last) if last or (evaluates and not why) else None
+        self.checkpoints.save(self.number, self.state, error)
+        for news in self.checkpoints.news():
+            self.progress.say(news)
+        self.meter.proceed()
+        if why and not last:
+            self.checkpoints.wait(self.number)
+            raise Stopped(self.number, why)
+
+    def _evaluate(self, last: bool = False) -> float | None:
+        """The validation error, if there is one to measure; the plateau rule may cut the learning rate for it."""
+        error = self.judge(self.number, self.state, last)
+        if error is not None:
+            self.state = _control(self.rate, self.state, self.number, error, self.progress)
+        return error
+
+    def _go_back(self, diverged: Diverged) -> None:
+        """Goes on after the step that diverged, with the newest checkpoint's state: what came since is left out.
+
+        Raises:
+          Diverged: there has been too much of it.
+        """
+        if self.skips < 1:
+            raise diverged
+        self.skips -= 1
+        self.meter.forget()
+        # The arrays of the state were given to the last call.
+        self.state = self.start()
+        kept, step = int(self.state.step), diverged.step
+        place = self.state.step.sharding
+        self.state = dataclasses.replace(self.state, step=jax.device_put(np.int32(step), place))
+        self.progress.advance(step - self.number)
+        self.progress.say(f"{diverged}; going on after it from where step {kept} was: {step - kept} steps are skipped")
+        self.number = step
+        self.writer.write(step, **{SKIPPED: step - kept})
+        self._pause(step == self.total, step % self.every["evaluation"] == 0, "")
+        self.advance.begin(step)
 
 
 def _control(rate, state, step: int, error: float, progress: Progress) -> state_lib.TrainState:
@@ -226,40 +350,50 @@ def _start(config, network, optimizer, training, loader, strategy, checkpoints) 
     return state
 
 
-def _streamed(config, network, optimizer, rate, objective, strategy, loader, begin, total):
-    """A function that takes the next step on a batch from the host; also the seconds that it waited for the batch."""
-    train_step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data, objective)
-    size = config.train.batch_size
-    host = loader.training_batches(size, config.seed, begin, total, mesh_lib.share(size, strategy.batch))
-    batches = prefetch(host, strategy.batch, config.data.prefetch, size)
+class _Streamed:
+    """Takes steps on batches from the host, one at a time; to be told where to begin before the first."""
 
-    def advance(state, number, count):
+    def __init__(self, config, network, optimizer, rate, objective, strategy, loader, total):
+        self._step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data, objective)
+        self._config, self._loader, self._sharding, self._total = config, loader, strategy.batch, total
+        self._batches = iter(())
+
+    def begin(self, number: int) -> None:
+        """The next step is the one after `number`."""
+        size, config = self._config.train.batch_size, self._config
+        share = mesh_lib.share(size, self._sharding)
+        host = self._loader.training_batches(size, config.seed, number, self._total, share)
+        self._batches = prefetch(host, self._sharding, config.data.prefetch, size)
+
+    def __call__(self, state, number: int, count: int):
+        """The state and the measurements after the next step, and the seconds that it waited for its batch."""
         asked = time.monotonic()
-        batch = next(batches)
+        batch = next(self._batches)
         waited = time.monotonic() - asked
-        return *train_step(state, batch), waited
-
-    return advance
+        return *self._step(state, batch), waited
 
 
-def _resident(config, network, optimizer, rate, objective, strategy, loader, begin, total):
-    """A function that takes the next steps on batches that the device makes itself."""
-    steps = step_lib.compile_resident_steps(network, optimizer, rate, strategy, config, objective)
-    arrays = loader.on_device(strategy.everywhere)
-    examples = len(arrays["labels"])
+class _Resident:
+    """Takes steps, several in a call, on batches that the device makes itself."""
 
-    def advance(state, number, count):
-        epoch, place = divmod(number * config.train.batch_size, examples)
-        return *steps(state, arrays, np.int32(epoch), np.int32(place), np.int32(count)), 0.0
+    def __init__(self, config, network, optimizer, rate, objective, strategy, loader, total):
+        self._steps = step_lib.compile_resident_steps(network, optimizer, rate, strategy, config, objective)
+        self._arrays, self._size = loader.on_device(strategy.everywhere), config.train.batch_size
 
-    return advance
+    def begin(self, number: int) -> None:
+        """Batches are made by their number, so there is nothing to prepare."""
+
+    def __call__(self, state, number: int, count: int):
+        """The state and the measurements after the `count` steps after `number`, and no seconds of waiting."""
+        epoch, place = divmod(number * self._size, len(self._arrays["labels"]))
+        return *self._steps(state, self._arrays, np.int32(epoch), np.int32(place), np.int32(count)), 0.0
 
 
 class _Judge:
     """Evaluates during training and writes down what it finds."""
 
     def __init__(self, evaluate: Evaluator, splits: dict, writer: Writer, progress: Progress):
-        self._evaluate, self._splits, self._writer, self._progress = evaluate, splits, writer, progress
+        self._evaluate, self.splits, self._writer, self._progress = evaluate, splits, writer, progress
 
     def __call__(self, step: int, state: state_lib.TrainState, last: bool) -> float | None:
         """The error on the validation split, by which the best checkpoint is chosen; None where there is none.
@@ -267,18 +401,18 @@ class _Judge:
         Without a validation split the test split is judged, as the papers' figures show it, but nothing is chosen by
         it. At the end both are judged.
         """
-        names = [name for name in ("validation", "test") if name in self._splits]
+        names = [name for name in ("validation", "test") if name in self.splits]
         errors = {name: self._judge(step, state, name) for name in (names if last else names[:1])}
         return errors.get("validation")
 
     def has_judged(self, workdir: str, step: int) -> bool:
         """Whether the evaluation that was due at a step is written down."""
-        names = [f"{name}/error" for name in self._splits if name != "train"]
+        names = [f"{name}/error" for name in self.splits if name != "train"]
         rows = workdir_lib.read_metrics(workdir) if hosts.is_first() else ()
         return hosts.gather(any(row["step"] == step and any(name in row for name in names) for row in rows))[0]
 
     def _judge(self, step: int, state: state_lib.TrainState, split: str) -> float:
-        result = self._evaluate(state, self._splits[split])
+        result = self._evaluate(state, self.splits[split])
         for news in self._evaluate.news():
             self._progress.say(news)
         errors = {f"{split}/error": result.top1_error, f"{split}/top5_error": result.top5_error}
@@ -292,17 +426,35 @@ class _Judge:
 
 def print_summary(final: dict[str, float], workdir: str) -> None:
     """Prints a finished run's results as a table, and where everything is."""
+    percent, here = (lambda share: f"{100 * share:.2f}%"), functools.partial(os.path.join, workdir)
     lines = [("parameters", f"{final['parameters']:,}"), ("steps", f"{final['step']:,}")]
-    for split, what in (
-        ("train", "train error (last steps)"),
-        ("validation", "validation error"),
-        ("test", "test error"),
-    ):
-        if f"{split}/error" in final:
-            lines.append((what, f"{100 * final[f'{split}/error']:.2f}%"))
+    if "train/skipped_steps" in final:
+        lines.append(("skipped steps", f"{final['train/skipped_steps']:,}"))
+    if "train/error" in final:
+        lines += [
+            ("train error (last steps)", percent(final["train/error"])),
+            ("train loss (last steps)", f"{final['train/loss']:.4g}"),
+        ]
+    if "validation/error" in final:
+        best = f"lowest {percent(final['best/error'])}, step {final['best/step']:,}"
+        lines.append(("validation error", f"{percent(final['validation/error'])} ({best})"))
+    if "test/error" in final:
+        lines.append(("test error", percent(final["test/error"])))
+    if "train/error" in final:
+        lines += [
+            ("learning rate (last)", f"{final['train/learning_rate']:.3g}"),
+            ("gradient norm (last)", f"{final['train/gradient_norm']:.3g}"),
+        ]
+    if "train/seconds" in final:
+        lines.append(("training time", f"{datetime.timedelta(seconds=round(final['train/seconds']))}"))
     if "train/images_per_second" in final:
-        lines.append(("training speed", f"{final['train/images_per_second']:,.0f} images/s"))
-    for what, name in (("curve", workdir_lib.CURVE), ("checkpoints", workdir_lib.CHECKPOINTS)):
-        lines.append((what, os.path.join(workdir, name)))
+        lines += [
+            ("training speed", f"{final['train/images_per_second']:,.0f} images/s"),
+            ("waiting for input", f"{100 * final['train/input_wait_share']:.1f}% of the time"),
+        ]
+    if "train/device_memory_gib" in final:
+        lines.append(("device memory (most)", f"{final['train/device_memory_gib']:.2f} GiB"))
+    lines += [("curve", here(workdir_lib.CURVE)), ("all measurements", here(workdir_lib.OVERVIEW))]
+    lines.append(("checkpoints", here(workdir_lib.CHECKPOINTS)))
     width = max(len(what) for what, _ in lines)
     print("\n" + "\n".join(f"  {what:<{width}}  {value}" for what, value in lines), flush=True)

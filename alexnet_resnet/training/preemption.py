@@ -1,10 +1,13 @@
-"""SIGTERM, by which schedulers announce that a machine is taken away: training saves where it stands and ends."""
+"""SIGTERM, by which schedulers announce that a machine is taken away, and Ctrl-C: training saves and ends."""
 
+import os
 import signal
 import threading
 
 import jax
 from jax.experimental import multihost_utils
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
@@ -12,44 +15,60 @@ class Stopped(Exception):
 
     Attributes:
       step: the last one that was taken.
+      why: the signal's name.
     """
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, why: str):
         super().__init__(f"stopped after step {step:,}")
-        self.step = step
+        self.step, self.why = step, why
 
 
 class Preemption:
-    """Listens for SIGTERM while training runs; with several processes, to any of them."""
+    """Listens for SIGTERM and SIGINT while training runs; with several processes, to any of them.
+
+    A second SIGINT interrupts at once, as it does where nobody listens.
+    """
 
     def __init__(self):
-        self._noticed, self._asked = False, 0
+        self._noticed, self._asked = "", 0
         self._together = jax.process_count() > 1
         # Only the main thread may listen to signals.
-        self._listens = threading.current_thread() is threading.main_thread()
-        self._before = signal.getsignal(signal.SIGTERM) if self._listens else None
+        listens = threading.current_thread() is threading.main_thread()
+        self._before = {number: signal.getsignal(number) for number in SIGNALS} if listens else {}
         if self._together:
             # JAX listens, and tells all of them. From now on only: nobody would ask it before, nor in an evaluation.
             distributed = multihost_utils.distributed.global_state
             if distributed.preemption_sync_manager is None:
                 jax.config.update("jax_enable_preemption_service", True)
                 distributed.initialize_preemption_sync_manager()
-        elif self._listens:
-            signal.signal(signal.SIGTERM, self._notice)
+        if listens:
+            for number in SIGNALS[1:] if self._together else SIGNALS:
+                signal.signal(number, self._notice)
 
     def _notice(self, number, frame) -> None:
-        self._noticed = True
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+            # Not print, which may be what was interrupted.
+            os.write(2, b"\nSaving before the end; once more to end at once.\n")
+            if self._together:
+                # JAX listens to this one only.
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+        self._noticed = signal.Signals(number).name
 
-    def due(self) -> bool:
-        """Whether to stop, the same on all processes. To be asked once between any two calls of the step."""
+    def due(self) -> str:
+        """The name of the signal to stop for, the same on all processes, or ''.
+
+        To be asked once between any two calls of the step.
+        """
         if self._together and multihost_utils.reached_preemption_sync_point(self._asked):
-            self._noticed = True
+            self._noticed = signal.SIGTERM.name
         # JAX stops everybody at one number, so none may be left out: not the step's, of which a call may take several.
         self._asked += 1
         return self._noticed
 
     def close(self) -> None:
-        """Gives the signal back."""
-        if self._listens:
+        """Gives the signals back."""
+        for number, before in self._before.items():
             # None stands for a handler that was not Python's.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
+            signal.signal(number, signal.SIG_DFL if before is None else before)

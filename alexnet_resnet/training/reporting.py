@@ -1,56 +1,125 @@
 """What a run says while it goes: measurements one step late, a progress bar, files to read later."""
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
 from alexnet_resnet.errors import UserError
+from alexnet_resnet.parallel.host import peak_memory
 from alexnet_resnet.training import workdir as workdir_lib
+
+# What depends on the machine and on what else it did; all else two runs of one configuration have in common.
+TIMINGS = ("train/seconds", "train/images_per_second", "train/input_wait_share", "train/device_memory_gib")
 
 
 class Diverged(Exception):
-    """The loss or the gradient is no longer a finite number."""
+    """The loss or the gradient is no longer a finite number.
+
+    Attributes:
+      step: where.
+    """
+
+    def __init__(self, step: int, text: str):
+        super().__init__(f"step {step}: {text}")
+        self.step = step
 
 
 class Writer:
     """Appends measurements to metrics.jsonl and to TensorBoard's events.
 
+    Rows that a full disk has no room for are kept until it has.
+
     Args:
       workdir: the run's folder.
       step: where the run stands; what was written beyond it, by a run that was killed, is dropped.
       tensorboard: whether events are written too.
+      tell: takes a line about what cannot be written.
     """
 
-    def __init__(self, workdir: str, step: int, tensorboard: bool):
-        workdir_lib.keep_metrics_until(workdir, step)
+    def __init__(self, workdir: str, step: int, tensorboard: bool, tell: Callable[[str], None] = print):
         try:
-            self._file = open(os.path.join(workdir, workdir_lib.METRICS), "a", buffering=1)  # noqa: SIM115
+            workdir_lib.keep_metrics_until(workdir, step)
+            path = os.path.join(workdir, workdir_lib.METRICS)
+            # Unbuffered: a row is in the file when it has been written, and what has not been is known.
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+            self._events = Events(os.path.join(workdir, "tensorboard"), step) if tensorboard else None
         except OSError as error:
             raise UserError(
                 f"workdir={workdir!r}: expected a folder that can be written ({error.strerror})."
             ) from error
-        self._events = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
+        self._rest, self._tell = b"", tell
 
     def write(self, step: int, **values: float) -> None:
         """Writes one row."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items() if self._events else ():
-            self._events.add_scalar(name, value, step)
+        waiting = bool(self._rest)
+        self._rest += (json.dumps({"step": step, **values}) + "\n").encode()
+        try:
+            self._empty()
+        except OSError as error:
+            if not waiting:
+                self._tell(f"step {step}: measurements wait for room in {self._file.name} ({error.strerror})")
+        try:
+            if self._events:
+                self._events.write(step, values)
+        except OSError as error:
+            # What follows half an event cannot be read.
+            self._events = None
+            self._tell(f"step {step}: no more events for TensorBoard ({error.strerror}); metrics.jsonl has all")
+
+    def _empty(self) -> None:
+        while self._rest:
+            self._rest = self._rest[self._file.write(self._rest) :]
 
     def close(self) -> None:
+        """Tries for a last time to write what waits."""
+        try:
+            self._empty()
+        except OSError as error:
+            self._tell(f"{self._rest.count(10)} rows of measurements are lost ({error.strerror})")
         self._file.close()
         if self._events:
             self._events.close()
+
+
+class Events:
+    """A file of TensorBoard's events, written at once: tensorboardX' own thread would block a run on a full disk.
+
+    Args:
+      directory: its folder; made if it is missing.
+      step: where the run stands; TensorBoard does not show what an earlier file has beyond it.
+    """
+
+    def __init__(self, directory: str, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        os.makedirs(directory, exist_ok=True)
+        self._event, self._scalar = event_pb2.Event, scalar
+        self._writer = EventsWriter(os.path.join(directory, "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._put(step + 1, session_log=start)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes a step's scalars."""
+        for name, value in values.items():
+            self._put(step, summary=self._scalar(name, value))
+        self._writer.flush()
+
+    def _put(self, step: int, **content) -> None:
+        self._writer.write_event(self._event(step=step, wall_time=time.time(), **content))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
 
 class Silence:
@@ -158,8 +227,9 @@ class Meter:
         """One step's values, of a call of `call` steps."""
         if not all(math.isfinite(values[name]) for name in ("loss", "gradient_norm", "parameter_norm")):
             raise Diverged(
-                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}, "
-                f"parameter norm {values['parameter_norm']} at learning rate {values['learning_rate']:g}"
+                step,
+                f"loss {values['loss']}, gradient norm {values['gradient_norm']}, "
+                f"parameter norm {values['parameter_norm']} at learning rate {values['learning_rate']:g}",
             )
         if self._compiling:
             # The first call of a process waits for the compiler, which is not the network's speed.
@@ -176,6 +246,7 @@ class Meter:
         self._since = time.monotonic()
         count = len(self._window)
         means = {name: sum(row[name] for row in self._window) / count for name in self._window[0]}
+        means |= {"seconds": self._seconds, "device_memory_gib": peak_memory() / 2**30}
         shown = {"loss": means["loss"], "error %": 100 * means["error"]}
         if self._timed > 0:
             seconds = max(self._seconds, 1e-9)
@@ -190,6 +261,11 @@ class Meter:
         self._read()
         if self._window:
             self._report(self._last_step)
+
+    def forget(self) -> None:
+        """Drops what is outstanding and the window that is not full: the run goes on elsewhere."""
+        self._late, self._window, self._compiling = None, [], True
+        self._seconds, self._waited, self._timed, self._since = 0.0, 0.0, 0, time.monotonic()
 
     def pause(self) -> None:
         """Reads what is outstanding and stops the clock, before something that is not training."""

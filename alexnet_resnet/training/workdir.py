@@ -1,8 +1,10 @@
 """The folder of a run: its configuration, its measurements, its checkpoints."""
 
+import collections
 import contextlib
 import fcntl
 import json
+import math
 import os
 import statistics
 from collections.abc import Iterator
@@ -14,7 +16,16 @@ from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.errors import UserError
 
 CONFIG, DATASET, METRICS, LOCK = "config.json", "dataset.json", "metrics.jsonl", "lock"
-CHECKPOINTS, CURVE, UNREADABLE = "checkpoints", "curve.png", "unreadable.txt"
+CHECKPOINTS, CURVE, OVERVIEW, UNREADABLE = "checkpoints", "curve.png", "overview.png", "unreadable.txt"
+
+# What of a whole run is told of measurements whose last value would not do.
+COMBINED = {
+    "train/images_per_second": statistics.median,
+    "train/input_wait_share": statistics.median,
+    "train/seconds": sum,
+    "train/skipped_steps": sum,
+    "train/device_memory_gib": max,
+}
 
 
 def write_atomically(path: str, text: str) -> None:
@@ -193,11 +204,21 @@ def keep_metrics_until(workdir: str, step: int) -> None:
 
 
 def final_measurements(workdir: str) -> dict[str, float]:
-    """The last value of everything that the run measured, and the median of its images per second."""
-    final, rates = {}, []
+    """The last value of everything that the run measured, and what is told of the whole run.
+
+    Returns:
+      The last of each measurement, but for `train/images_per_second` and `train/input_wait_share` the median, for `train/seconds` and
+      `train/skipped_steps` the sum, and for `train/device_memory_gib` the most; `best/error` and `best/step`, the
+      lowest validation error and the first step that has it.
+    """
+    final, every = {}, collections.defaultdict(list)
     for row in read_metrics(workdir):
         final |= row
-        rates += [row["train/images_per_second"]] if "train/images_per_second" in row else []
-    if rates:
-        final["train/images_per_second"] = statistics.median(rates)
+        for name, value in row.items():
+            every[name].append(value)
+        if row.get("validation/error", math.inf) < final.get("best/error", math.inf):
+            final |= {"best/error": row["validation/error"], "best/step": row["step"]}
+    for name, combine in COMBINED.items():
+        if name in every:
+            final[name] = combine(every[name])
     return final

@@ -1,7 +1,7 @@
 """Curves of runs, in the style of ResNet's figures: training dashed and thin, validation or test in full and bold."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,13 +15,19 @@ LABELS = {
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm",
     "images_per_second": "images/s",
-    "input_wait_share": "share of time spent waiting for input",
+    "input_wait_share": "share of time waiting for input",
+    "device_memory_gib": "device memory (GiB)",
 }
+# What a figure of everything has, in its order.
+OVERVIEW = (
+    *("error", "top5_error", "loss", "learning_rate"),
+    *("gradient_norm", "images_per_second", "input_wait_share", "device_memory_gib"),
+)
 IN_PERCENT = ("error", "top5_error")
 LOGARITHMIC = ("learning_rate", "gradient_norm")
 
 
-def check(workdirs: Sequence[str], metric: str, smooth: int) -> None:
+def check(workdirs: Sequence[str], metrics: Sequence[str], smooth: int) -> None:
     """Makes sure that there is something to draw.
 
     Raises:
@@ -34,21 +40,23 @@ def check(workdirs: Sequence[str], metric: str, smooth: int) -> None:
         measured = {name.split("/", 1)[1] for row in workdir_lib.read_metrics(workdir) for name in row if "/" in name}
         if not measured:
             raise UserError(f"workdir={workdir!r}: expected a run with measurements, found none yet.")
-        if metric not in measured:
-            known = ", ".join(map(repr, sorted(measured)))
-            raise UserError(
-                f"--metric={metric!r}: expected one of {known}, which workdir={workdir!r} has."
-                f"{near_matches(metric, measured)}"
-            )
+        for metric in metrics:
+            if metric not in measured:
+                known = ", ".join(map(repr, sorted(measured)))
+                raise UserError(
+                    f"--metric={metric!r}: expected one of {known}, which workdir={workdir!r} has, or 'all'."
+                    f"{near_matches(metric, measured)}"
+                )
 
 
-def draw(workdirs: Sequence[str], path: str, metric: str = "error", smooth: int = 1) -> None:
-    """Draws a measurement of each run over its iterations and saves the figure.
+def draw(workdirs: Sequence[str], path: str, metrics: str | Sequence[str] = "error", smooth: int = 1) -> None:
+    """Draws measurements of each run over its iterations, each in a panel of its own, and saves the figure.
 
     Args:
       workdirs: the runs' folders.
       path: the figure's file; its ending decides the format.
-      metric: what was measured, such as 'error', 'loss' or 'learning_rate'; errors are drawn in percent.
+      metrics: what was measured, such as 'error', 'loss' or 'learning_rate', or several; errors are drawn in percent.
+        Of several, those that no run has measured are left out.
       smooth: what was measured in training is averaged over so many reports, the last of which it is drawn at.
 
     Raises:
@@ -57,12 +65,30 @@ def draw(workdirs: Sequence[str], path: str, metric: str = "error", smooth: int 
     # Not pyplot, which would choose a backend for a notebook that calls this.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.subplots()
+    runs = {
+        name: list(workdir_lib.read_metrics(workdir)) for name, workdir in zip(_names(workdirs), workdirs, strict=True)
+    }
+    if isinstance(metrics, str):
+        metrics = [metrics]
+    else:
+        measured = {name.split("/")[-1] for rows in runs.values() for row in rows for name in row}
+        metrics = [metric for metric in metrics if metric in measured] or ["error"]
+    across = min(len(metrics), 4)
+    down = -(-len(metrics) // across)
+    size = (6.4, 4) if across == 1 else (3.6 * across, 3 * down)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).flat
+    for metric, panel in zip(metrics, axes, strict=False):
+        _draw_metric(panel, runs, metric, smooth)
+    for panel in list(axes)[len(metrics) :]:
+        panel.set_axis_off()
+    figure.savefig(path, dpi=120)
+
+
+def _draw_metric(axes, runs: Mapping[str, Sequence[Mapping]], metric: str, smooth: int) -> None:
     scale, sign = (100, "%") if metric in IN_PERCENT else (1, "")
     highest, lowest = 0.0, float("inf")
-    for number, (name, workdir) in enumerate(zip(_names(workdirs), workdirs, strict=True)):
-        rows = list(workdir_lib.read_metrics(workdir))
+    for number, (name, rows) in enumerate(runs.items()):
         judged = "validation" if any(f"validation/{metric}" in row for row in rows) else "test"
         alone = not any(f"{judged}/{metric}" in row for row in rows)
         for split, style in (("train", dict(ls="--", lw=1)), (judged, dict(ls="-", lw=2))):
@@ -87,8 +113,7 @@ def draw(workdirs: Sequence[str], path: str, metric: str = "error", smooth: int 
         axes.set_ylim(0, min(100.0, most) if sign else most)
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend()
-    figure.savefig(path, dpi=120)
+        axes.legend(fontsize="small")
 
 
 def _names(workdirs: Sequence[str]) -> list[str]:
