@@ -301,10 +301,9 @@ class _Run:
         self.skips -= 1
         self.meter.forget()
         # The arrays of the state were given to the last call.
-        self.state = self.start()
-        kept, step = int(self.state.step), diverged.step
-        place = self.state.step.sharding
-        self.state = dataclasses.replace(self.state, step=jax.device_put(np.int32(step), place))
+        state = self.start()
+        kept, step = int(state.step), diverged.step
+        self.state = state_lib.at_step(state, step)
         self.progress.advance(step - self.number)
         self.progress.say(f"{diverged}; going on after it from where step {kept} was: {step - kept} steps are skipped")
         self.number = step

@@ -228,6 +228,12 @@ def _controlled(optimizer, chain: optax.GradientTransformationExtraArgs) -> Opti
     return Optimizer(init, update, optimizer.ema)
 
 
+def at_step(opt_state: PyTree, step: int) -> PyTree:
+    """The optimizer's state with another number of steps behind it, on which its rates depend."""
+    old = optax.tree.get(opt_state, "count")
+    return optax.tree.set(opt_state, count=_like(old, np.int32(step)))
+
+
 def rate_now(rate: Callable, step: Array, opt_state: PyTree) -> Array:
     """The learning rate that the next update takes."""
     return rate(step, opt_state.control) if isinstance(opt_state, Controlled) else rate(step)

@@ -41,8 +41,9 @@ class Preemption:
             if distributed.preemption_sync_manager is None:
                 jax.config.update("jax_enable_preemption_service", True)
                 distributed.initialize_preemption_sync_manager()
-        if listens:
-            for number in SIGNALS[1:] if self._together else SIGNALS:
+        for number, before in self._before.items():
+            # What a shell has a command in the background ignore stays ignored.
+            if before != signal.SIG_IGN and not (self._together and number == signal.SIGTERM):
                 signal.signal(number, self._notice)
 
     def _notice(self, number, frame) -> None:

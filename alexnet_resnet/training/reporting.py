@@ -104,7 +104,8 @@ class Events:
 
         os.makedirs(directory, exist_ok=True)
         self._event, self._scalar = event_pb2.Event, scalar
-        self._writer = EventsWriter(os.path.join(directory, "events"))
+        # By itself it names files by the second, and a start in the same second would overwrite one.
+        self._writer = EventsWriter(os.path.join(directory, "events"), f".{os.getpid()}.{step}")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._put(step + 1, session_log=start)
 

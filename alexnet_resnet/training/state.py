@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from alexnet_resnet import models
 from alexnet_resnet.models import Context
 from alexnet_resnet.parallel.strategies import Strategy
+from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training.optimizer import Optimizer
 
 # A network that is only looked at may have any of optax's optimizers.
@@ -144,6 +146,12 @@ def to_judge(state: TrainState) -> TrainState:
     if not isinstance(state.average, Average):
         return state
     return dataclasses.replace(state, params=state.average.params, batch_stats=state.average.batch_stats)
+
+
+def at_step(state: TrainState, step: int) -> TrainState:
+    """The state with another number of steps behind it: the next one takes its rate, batch and draws by that."""
+    place = jax.device_put(np.int32(step), state.step.sharding)
+    return dataclasses.replace(state, step=place, opt_state=optimizer_lib.at_step(state.opt_state, step))
 
 
 def from_config(config) -> Network:

@@ -207,9 +207,8 @@ def final_measurements(workdir: str) -> dict[str, float]:
     """The last value of everything that the run measured, and what is told of the whole run.
 
     Returns:
-      The last of each measurement, but for `train/images_per_second` and `train/input_wait_share` the median, for `train/seconds` and
-      `train/skipped_steps` the sum, and for `train/device_memory_gib` the most; `best/error` and `best/step`, the
-      lowest validation error and the first step that has it.
+      The last of each measurement, or for those in `COMBINED` what is said there of all; `best/error` and `best/step`,
+      the lowest validation error and the first step that has it.
     """
     final, every = {}, collections.defaultdict(list)
     for row in read_metrics(workdir):

@@ -1,10 +1,17 @@
 """Measurements are read one step late, averaged over windows, and never lost."""
 
+import errno
 import json
+import os
+import struct
+from unittest.mock import Mock
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from alexnet_resnet.parallel.host import peak_memory
 from alexnet_resnet.training import reporting
 from alexnet_resnet.training.reporting import Diverged, Meter, Progress, Writer
 
@@ -127,3 +134,97 @@ def test_on_a_terminal_progress_is_a_bar(capsys, monkeypatch):
     progress.close()
     shown = capsys.readouterr()
     assert "2/4" in shown.err and "loss=0.25" in shown.err and "a line" in shown.out
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_rows_that_a_full_disk_has_no_room_for_are_kept_until_it_has(tmp_path):
+    said = []
+    writer = Writer(str(tmp_path), 0, tensorboard=False, tell=said.append)
+    writer.write(1, a=1.0)
+    file, writer._file = writer._file, open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    writer.write(2, a=2.0)
+    writer.write(3, a=3.0)
+    assert len(said) == 1 and "step 2: measurements wait for room" in said[0] and "No space left" in said[0]
+    writer._file = file
+    writer.write(4, a=4.0)
+    writer.close()
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_rows_that_never_found_room_are_told(tmp_path):
+    said = []
+    writer = Writer(str(tmp_path), 0, tensorboard=False, tell=said.append)
+    writer._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    for step in (1, 2):
+        writer.write(step, a=1.0)
+    writer.close()
+    assert said[-1] == "2 rows of measurements are lost (No space left on device)"
+
+
+def test_tensorboard_s_events_end_where_they_cannot_be_written_and_the_run_goes_on(tmp_path, monkeypatch):
+    said = []
+    writer = Writer(str(tmp_path), 0, tensorboard=True, tell=said.append)
+
+    def full(step, values):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer._events, "write", full)
+    for step in (1, 2):
+        writer.write(step, a=1.0)
+    writer.close()
+    assert said == ["step 1: no more events for TensorBoard (No space left on device); metrics.jsonl has all"]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_tensorboard_reads_the_events_and_hides_what_a_killed_run_wrote_beyond(tmp_path):
+    from tensorboardX.proto import event_pb2
+
+    for start in (0, 3):
+        writer = Writer(str(tmp_path), start, tensorboard=True)
+        writer.write(start + 5, **{"train/loss": 0.25})
+        writer.close()
+    events = []
+    for path in sorted((tmp_path / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            events.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+    scalars = [(e.step, e.summary.value[0].tag, e.summary.value[0].simple_value) for e in events if e.summary.value]
+    assert sorted(scalars) == [(5, "train/loss", 0.25), (8, "train/loss", 0.25)]
+    started = [e.step for e in events if e.session_log.status == event_pb2.SessionLog.START]
+    assert sorted(started) == [1, 4], "from these steps on TensorBoard forgets what came before"
+
+
+def test_the_memory_of_a_cpu_is_the_process_s():
+    taken = np.ones(2**24)  # 128 MiB
+    assert peak_memory() > taken.nbytes
+
+
+def test_the_memory_of_an_accelerator_is_the_fullest_device_s(monkeypatch):
+    devices = [
+        Mock(spec=["memory_stats"], memory_stats=lambda peak=peak: {"peak_bytes_in_use": peak}) for peak in (5, 7)
+    ]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert peak_memory() == 7
+
+
+def test_a_window_says_how_long_it_took_and_what_memory(meter):
+    meter, rows, clock = meter
+    meter.add(1, measured(1.0), 0.0)
+    for step in (2, 3, 4):
+        clock.now += 2
+        meter.add(step, measured(1.0), 0.0)
+    assert rows.rows[0]["train/seconds"] == pytest.approx(4) and rows.rows[0]["train/device_memory_gib"] > 0.01
+
+
+def test_what_is_forgotten_is_neither_read_nor_averaged(meter):
+    meter, rows, _ = meter
+    meter.add(1, measured(1.0), 0.0)
+    meter.add(2, measured(float("nan")), 0.0)
+    meter.forget()
+    for step in (5, 6):
+        meter.add(step, measured(8.0), 0.0)
+    meter.finish()
+    assert [(row["step"], row["train/loss"]) for row in rows.rows] == [(6, 8.0)]
