@@ -1,7 +1,6 @@
 """Eight simulated devices for all tests, and the package's array shapes checked as it runs."""
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,24 +27,16 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Where a float is expected a whole number will do, as everywhere in Python.
 install_import_hook("alexnet_resnet", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+from launcher import Launcher  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def command():
     """Runs `python -m alexnet_resnet.NAME FLAGS...` from the repository's root, on `devices` simulated devices."""
-
-    def run(name: str, *flags: str, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", f"alexnet_resnet.{name}", *flags],
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    return run
+    launcher = Launcher()
+    yield launcher.run
+    launcher.close()
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,14 @@ def test_what_only_training_measures_is_drawn_in_full_and_runs_of_one_name_are_t
     assert [line[2]["label"] for line in drawn] == [f"{folder}: train (0.1)" for folder in folders]
 
 
+def test_several_measurements_have_a_panel_each_and_none_for_what_nobody_measured(tmp_path, drawn):
+    rows = [{"step": s, "train/error": 0.5, "train/loss": 1.0, "test/loss": 2.0, "train/seconds": 1.0} for s in (1, 2)]
+    write(tmp_path / "a", rows)
+    curves.draw([str(tmp_path / "a")], str(tmp_path / "c.png"), curves.OVERVIEW)
+    assert [line[1] for line in drawn] == [(50.0, 50.0), (1.0, 1.0), (2.0, 2.0)]
+    assert Image.open(tmp_path / "c.png").size == (864, 360), "two panels side by side"
+
+
 def test_the_command_draws_and_says_where(tmp_path, command):
     for name in ("a", "b"):
         write(tmp_path / name, [{"step": s, "train/error": 1 / s, "validation/error": 1 / s} for s in (1, 2, 3)])
@@ -70,6 +78,7 @@ def test_the_command_draws_and_says_where(tmp_path, command):
     result = command("analysis.curves", str(tmp_path / "a"), str(tmp_path / "b"), f"--out={out}", "--smooth=2")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"written to {out}\n", "")
     assert Image.open(out).size == (768, 480)
+    assert command("analysis.curves", str(tmp_path / "a"), f"--out={out}", "--metric=all").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -82,6 +91,7 @@ def test_the_command_draws_and_says_where(tmp_path, command):
         (["nowhere", "--out=c.png"], "workdir='nowhere': expected the folder of a run, with a metrics.jsonl"),
         (["empty", "--out=c.png"], "empty': expected a run with measurements, found none yet"),
         (["run", "--out=c.png", "--metric=eror"], "--metric='eror': expected one of 'error', 'loss', which"),
+        (["run", "--out=c.png", "--metric=loss,eror"], "--metric='eror': expected one of"),
         (["run", "--out=c.png", "--smooth=0"], "--smooth=0: expected a number of at least 1"),
         (["run", "--out=c.png", "--smooth=x"], "smooth"),
     ],

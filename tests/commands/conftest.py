@@ -7,7 +7,10 @@ import pytest
 
 @pytest.fixture(scope="session")
 def flags_for(shapes_npz):
-    """Flags of a training on `shapes_npz` in a folder, with other fields if given."""
+    """Flags of a training on `shapes_npz` in a folder, with other fields if given.
+
+    On the device's own loader: TensorFlow takes longer to import than the run takes.
+    """
 
     def flags(workdir, config="configs/digits.py", **fields):
         given = {
@@ -17,6 +20,7 @@ def flags_for(shapes_npz):
             "data.canvas_size": 10,
             "data.image_size": 8,
             "data.random_crop": True,
+            "data.loader": "resident",
             "data.train_split": "train",
             "data.validation_split": "validation",
             "train.batch_size": 16,

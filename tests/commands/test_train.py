@@ -27,9 +27,14 @@ def uninterrupted(flags_for, tmp_path_factory, command):
 
 def test_a_run_prints_a_table_and_leaves_its_files(uninterrupted):
     workdir, printed = uninterrupted
-    for line in ("parameters", "train error", "validation error", "test error", "images/s", "curve", "checkpoints"):
-        assert line in printed, line
-    assert (workdir / "curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    table = printed[printed.index("\n\n") :]
+    lines = ("parameters", "steps", "train error", "train loss", "validation error", "lowest", "test error")
+    lines += ("learning rate", "gradient norm", "training time", "images/s", "waiting for input", "device memory")
+    for line in (*lines, "curve", "all measurements", "checkpoints"):
+        assert line in table, line
+    assert table.count("\n") < 24, "one screen"
+    for figure in ("curve.png", "overview.png"):
+        assert (workdir / figure).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert json.loads((workdir / "config.json").read_text())["model"]["depth"] == 8
     assert any((workdir / "tensorboard").iterdir())
     steps = {int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()}
