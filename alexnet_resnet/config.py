@@ -20,7 +20,7 @@ from alexnet_resnet.parallel import strategies
 LOADERS = ("tf", "resident")
 VIEWS = ("canvas", "scale", "area")
 MEANS = ("per_pixel", "per_channel", "none")
-EVALUATION_VIEWS = ("centre", "ten_crop", "multi_scale")
+EVALUATION_VIEWS = ("centre", "ten_crop", "nine_crop", "multi_scale")
 LIGHTINGS = ("none", *lighting.CONVENTIONS)
 LIGHTING_STATISTICS = (*lighting.STATISTICS, "dataset")
 
@@ -150,7 +150,8 @@ def default(network: str) -> ConfigDict:
                 "batch_size": 256,
                 "every": "1 epoch",
                 # What is judged of an image: its 'centre', or the mean softmax of 'ten_crop' (AlexNet: corners and
-                # centre, also mirrored) or 'multi_scale' (ResNet: the whole image at each of the `scales`).
+                # centre, also mirrored), 'nine_crop' (its author's 11pct net: a 3x3 grid of crops, not mirrored) or
+                # 'multi_scale' (ResNet: the whole image at each of the `scales`).
                 "views": "centre",
                 "scales": (224, 256, 384, 480, 640),
             },

@@ -101,7 +101,11 @@ def test_a_field_that_only_one_side_has_is_a_difference():
         ("data.cache_gib", -1.0, "data.cache_gib=-1.0"),
         ("train.steps_per_call", 0, "train.steps_per_call=0: expected a number of at least 1"),
         ("train.steps_per_call", 4, "train.steps_per_call=4: expected 1 with data.loader='tf'"),
-        ("evaluation.views", "twelve", "evaluation.views='twelve': expected one of 'centre', 'ten_crop'"),
+        (
+            "evaluation.views",
+            "twelve",
+            "evaluation.views='twelve': expected one of 'centre', 'ten_crop', 'nine_crop', 'multi_scale'",
+        ),
         ("evaluation.scales", (), r"evaluation.scales=\(\): expected at least one"),
         ("evaluation.scales", (16,), "evaluation.scales=16: expected a number of at least 32"),
         ("log.every", "0 steps", "log.every='0 steps': expected a length above zero"),
