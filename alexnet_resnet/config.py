@@ -105,6 +105,9 @@ def default(network: str) -> ConfigDict:
                 "loss": "softmax",
                 # The share of each target that is spread evenly over all classes.
                 "label_smoothing": 0.0,
+                # The constant j of LeNet-5's criterion: a class of this distance of which no example is, besides those
+                # of 'softmax'; for outputs that are distances. 0 for none.
+                "rubbish": 0.0,
                 # Parts that a batch is taken in, one after the other, for batches that do not fit: the same step to
                 # rounding, but that model.ghost_batch=0 then means the statistics of each part.
                 "accumulate": 1,

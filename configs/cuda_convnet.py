@@ -3,10 +3,10 @@
   python -m alexnet_resnet.train --config=configs/cuda_convnet.py:18pct --workdir=runs/18pct
 
 Expected, test errors that the author published: 18pct 18%, 13pct 13% and 11pct 11%, the last two of nine views, a 3x3
-grid of 24x24 crops, as `evaluate --views=nine_crop` judges them; a run's own evaluations judge the centre, which costs a
-ninth (--config.evaluation.views=nine_crop has them judge nine too). fig1_relu and fig1_tanh are the four-layer network
-of AlexNet's figure 1, of which the first reaches 25% training error six times sooner; the paper chose the rate of each
-by itself and names neither. `18pct+modern` is a recipe of today, which has no published number.
+grid of 24x24 crops, as `evaluate --views=nine_crop` judges them; a run's own evaluations judge the centre, at a ninth
+of the cost (--config.evaluation.views=nine_crop has them judge nine too). fig1_relu and fig1_tanh are the four-layer
+network of AlexNet's figure 1, of which the first reaches 25% training error six times sooner; the paper chose the rate
+of each by itself and names neither. `18pct+modern` is a recipe of today, which has no published number.
 
 Each layer has the author's own rate and weight cost. He trained 11pct on four fifths of the training set for about 350
 epochs and on all of it for 150 more; here it is all of it throughout, and the test error is what a run shows as it
