@@ -100,6 +100,9 @@ def default(network: str) -> ConfigDict:
                 "batch_size": 128,
                 # '64000 steps' or '8 epochs', here and in every field that is a length of training.
                 "duration": "10 epochs",
+                # The folder of another run of this network, whose last parameters and velocity this one begins with,
+                # at step 0 of its own schedule; empty for initial parameters drawn by the seed.
+                "init_from": "",
                 # 'softmax' cross entropy, or one-vs-all 'binary' cross entropy of the logits, or the same by way of
                 # probabilities, 'binary_probabilities'. Evaluations report softmax cross entropy whatever this says.
                 "loss": "softmax",

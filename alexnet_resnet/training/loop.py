@@ -22,6 +22,7 @@ from alexnet_resnet.evaluation.views import check_views
 from alexnet_resnet.parallel import hosts, strategies
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
+from alexnet_resnet.training import initial
 from alexnet_resnet.training import objective as objective_lib
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
@@ -64,6 +65,7 @@ def train(config: ConfigDict, workdir: str, at_step: Callable[[int], None] = lam
         objective_lib.check(config, strategy)
         network = state_lib.from_config(config)
         optimizer_lib.check_groups(config.optimizer, network.shapes[0])
+        initial.check(config, network, workdir)
         splits = {
             name: sources.load(config.data, config.data[f"{name}_split"], f"data.{name}_split")
             for name in ("train", "validation", "test")
@@ -209,7 +211,7 @@ def _tell(faults: Faults, workdir: str, progress: Progress) -> None:
 
 
 def _start(config, network, optimizer, training, loader, strategy, checkpoints) -> state_lib.TrainState:
-    """The newest checkpoint's state, or a fresh one."""
+    """The newest checkpoint's state, or a fresh one, of another run where `train.init_from` says so."""
     create = functools.partial(state_lib.create, network, optimizer, config.seed)
     like = strategy.place(state_lib.like(config, network, optimizer, strategy.everywhere))
     state = checkpoints.restore_newest(like)
@@ -223,6 +225,7 @@ def _start(config, network, optimizer, training, loader, strategy, checkpoints) 
             normalisation.Helpers(jax.process_index(), jax.process_count(), hosts.gather),
         )
         state = jax.jit(create, out_shardings=state_lib.shardings(network, optimizer, strategy))(*measured)
+        state = initial.begin(config, state, network, optimizer, strategy)
     return state
 
 
