@@ -4,9 +4,20 @@
 
 `sparse` has the paper's connection table, trainable subsampling and squared-distance output: 60,000 parameters. `full`
 has full connections, average pooling and a linear output: 61,706. `sparse+modern` or `full+modern` is a recipe of
-today. Expected: the paper has 0.95% test error (section III.B), after training by another rule (a diagonal
-Levenberg-Marquardt method, 20 passes) on all 60,000 digits; here 2.53% after 20 epochs. Meant for any CPU; the
-dataset is TFDS's mnist. A shorter run has the same schedule on a smaller scale: --config.train.duration='2 epochs'.
+today.
+
+Expected: the paper has 0.95% test error (section III.B). Here 0.97% (97 of 10,000; 95% interval 0.80 to 1.18%) after 20
+epochs, 12 minutes on two busy CPU cores (2026-11-21, e8fbd21).
+
+The paper's are the network, its initial weights, the range of its inputs, its 20 passes, and its criterion (equation
+9), with a constant j that the distances of the classes are compared with. Without j the softmax of distances is content
+with an f6 of 0.1 (its root mean square after an epoch; 0.9 with j) where the words are of +-1, and most layers stay
+where tanh is nearly a line: an earlier recipe ended at 2.53%. Ours are j = 10, to which the paper gives no number, and
+the optimiser: momentum and batches of 64 for its diagonal Levenberg-Marquardt method of single examples, two falls of
+the rate by ten for its five levels. The last 5,000 digits are for validation; the paper trains on all 60,000.
+
+Meant for any CPU; the dataset is TFDS's mnist. A shorter run has the same schedule on a smaller scale:
+--config.train.duration='2 epochs'.
 """
 
 from alexnet_resnet import config as config_lib
