@@ -90,6 +90,11 @@ def begin(
     return layout(replaced)(state, last.params, last.batch_stats, velocity)
 
 
+def said(config: ConfigDict) -> str:
+    """For the line that a run begins with: what it begins from, or nothing."""
+    return f" from the end of {config.train.init_from}" if config.train.init_from else ""
+
+
 def _checkpoints(workdir: str) -> list[str]:
     """The finished checkpoints in a run's folder; Orbax gives a folder its step as name when it is complete."""
     folder = os.path.join(workdir, workdir_lib.CHECKPOINTS)

@@ -136,7 +136,8 @@ def _train(
             writer, progress = Writer(workdir, begin, config.log.tensorboard), Progress(begin, total)
     progress.say(
         f"{config.model.name}: {network.parameter_count:,} parameters; {training.name}: {len(training):,} examples; "
-        f"{strategy}; " + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
+        f"{strategy}; "
+        + (f"going on after step {begin} of {total}" if begin else f"{total} steps{initial.said(config)}")
     )
     judge = _Judge(Evaluator(config, network, strategy), splits, writer, progress)
     report_every = max(1, in_steps("log.every", config.log.every))

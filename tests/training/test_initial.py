@@ -78,12 +78,13 @@ def test_parameters_and_velocity_are_the_other_runs_and_all_else_is_new(shapes_n
         assert_equal(tuple(state.average), (last.params, last.batch_stats))
 
 
-def test_a_run_begins_where_the_other_ended_and_goes_on_without_it(shapes_npz, first, tmp_path):
+def test_a_run_begins_where_the_other_ended_and_goes_on_without_it(shapes_npz, first, tmp_path, capsys):
     config, source, whole, stopped = make_config(shapes_npz), *(str(tmp_path / name) for name in "abc")
     shutil.copytree(first, source)
     config.train.init_from = source
     config.checkpoint.every = "2 steps"
     loop.train(config, whole)
+    assert f"; 5 steps from the end of {source}\n" in capsys.readouterr().out
 
     class Killed(Exception):
         pass
