@@ -178,6 +178,7 @@ MODERN = {
     "model.dtype": "bfloat16",
     "optimizer.plateau.times": 0,
 }
+FACTS["lenet:sparse+modern"] = MODERN | {"train.label_smoothing": 0.0, "train.rubbish": 10.0}
 FACTS |= {
     f"{name}+modern": MODERN
     for name in ("alexnet:as_written", "resnet:50", "resnet_cifar:20", "cuda_convnet:18pct", "vgg:16", "lenet:full")
@@ -297,7 +298,7 @@ def shrunk(name):
 
 # Recipes that differ only in when things happen, and how much, are one program. Those that differ only in the network
 # are the business of tests/models.
-NUMBERS = ("boundaries", "duration", "plateau", "rate", "lighting_until", "weight_decay")
+NUMBERS = ("boundaries", "duration", "plateau", "rate", "lighting_until", "weight_decay", "split", "init_from")
 NETWORK = (
     "shortcut",
     "stride_in",
