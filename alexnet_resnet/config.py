@@ -20,7 +20,7 @@ from alexnet_resnet.parallel import strategies
 LOADERS = ("tf", "resident")
 VIEWS = ("canvas", "scale", "area")
 MEANS = ("per_pixel", "per_channel", "none")
-EVALUATION_VIEWS = ("centre", "ten_crop", "multi_scale")
+EVALUATION_VIEWS = ("centre", "ten_crop", "nine_crop", "multi_scale")
 LIGHTINGS = ("none", *lighting.CONVENTIONS)
 LIGHTING_STATISTICS = (*lighting.STATISTICS, "dataset")
 
@@ -107,11 +107,17 @@ def default(network: str) -> ConfigDict:
                 "batch_size": 128,
                 # '64000 steps' or '8 epochs', here and in every field that is a length of training.
                 "duration": "10 epochs",
+                # The folder of another run of this network, whose last parameters and velocity this one begins with,
+                # at step 0 of its own schedule; empty for initial parameters drawn by the seed.
+                "init_from": "",
                 # 'softmax' cross entropy, or one-vs-all 'binary' cross entropy of the logits, or the same by way of
                 # probabilities, 'binary_probabilities'. Evaluations report softmax cross entropy whatever this says.
                 "loss": "softmax",
                 # The share of each target that is spread evenly over all classes.
                 "label_smoothing": 0.0,
+                # The constant j of LeNet-5's criterion: a class of this distance of which no example is, besides those
+                # of 'softmax'; for outputs that are distances. 0 for none.
+                "rubbish": 0.0,
                 # Parts that a batch is taken in, one after the other, for batches that do not fit: the same step to
                 # rounding, but that model.ghost_batch=0 then means the statistics of each part.
                 "accumulate": 1,
@@ -161,7 +167,8 @@ def default(network: str) -> ConfigDict:
                 "batch_size": 256,
                 "every": "1 epoch",
                 # What is judged of an image: its 'centre', or the mean softmax of 'ten_crop' (AlexNet: corners and
-                # centre, also mirrored) or 'multi_scale' (ResNet: the whole image at each of the `scales`).
+                # centre, also mirrored), 'nine_crop' (its author's 11pct net: a 3x3 grid of crops, not mirrored) or
+                # 'multi_scale' (ResNet: the whole image at each of the `scales`).
                 "views": "centre",
                 "scales": (224, 256, 384, 480, 640),
             },

@@ -125,6 +125,9 @@ def check(config) -> None:
     check_choice("train.loss", train.loss, LOSSES)
     if not 0 <= train.label_smoothing < 1:
         raise UserError(f"train.label_smoothing={train.label_smoothing!r}: expected a share of 0 to below 1.")
+    check_at_least("train.rubbish", train.rubbish, 0)
+    if train.rubbish and train.loss != "softmax":
+        raise UserError(f"train.rubbish={train.rubbish:g}: expected 0 with train.loss={train.loss!r}.")
     check_at_least("train.accumulate", train.accumulate, 1)
     check_at_least("train.max_skips", train.max_skips, 0)
     if train.batch_size % train.accumulate:

@@ -27,7 +27,10 @@ DATASET = flags.DEFINE_string(
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the dataset is, if not where the run had it.")
 SPLIT = flags.DEFINE_string("split", "", "A split or a slice of one, such as 'test[:100]'; by default the test split.")
 VIEWS = flags.DEFINE_string(
-    "views", "", "What is judged of an image: centre, ten_crop or multi_scale; by default what the run judges."
+    "views",
+    "",
+    "What is judged of an image: centre, ten_crop (AlexNet's corners and centre, also mirrored), nine_crop (a 3x3 grid "
+    "of crops, as the 11pct net was tested) or multi_scale; by default what the run judges.",
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 0, "Images at a time; by default as many as the run judges.", lower_bound=0

@@ -2,20 +2,30 @@
 
   python -m alexnet_resnet.train --config=configs/cuda_convnet.py:18pct --workdir=runs/18pct
 
-Expected, test errors that the author published: 18pct 18%, 13pct 13% and 11pct 11%, the last of nine views (a 3x3 grid
-of crops), which evaluations here do not have. fig1_relu and fig1_tanh are the four-layer network of AlexNet's figure 1,
-of which the first reaches 25% training error six times sooner; the paper chose the rate of each by itself and names
-neither. `18pct+modern` is a recipe of today, which has no published number.
+Expected, test errors that the author published: 18pct 18%, 13pct 13% and 11pct 11%, the last two of nine views, a 3x3
+grid of 24x24 crops, as `evaluate --views=nine_crop` judges them; a run's own evaluations judge the centre, at a ninth
+of the cost (--config.evaluation.views=nine_crop has them judge nine too). fig1_relu and fig1_tanh are the four-layer
+network of AlexNet's figure 1, of which the first reaches 25% training error six times sooner; the paper chose the rate
+of each by itself and names neither. `18pct+modern` is a recipe of today, which has no published number.
 
 Each layer has the author's own rate and weight cost. He trained 11pct on four fifths of the training set for about 350
-epochs and on all of it for 150 more; here it is all of it throughout, and the test error is what a run shows as it
-goes. For a validation error: --config.data.train_split='train[:45000]' --config.data.validation_split='train[45000:]'.
+epochs, and then on all of it for 150 more and 10 + 10 at lower rates. `first` and `second` are these two stages:
+
+  python -m alexnet_resnet.train --config=configs/cuda_convnet.py:11pct+first --workdir=runs/11pct_first
+  python -m alexnet_resnet.train --config=configs/cuda_convnet.py:11pct+second --workdir=runs/11pct \
+      --config.train.init_from=runs/11pct_first
+
+The first validates on the fifth that it leaves out; his fifths are CIFAR-10's files, ours are of TFDS's order. The
+second begins with the first's parameters and velocity. Without either `11pct` is one run on all of the training set
+throughout, and the test error is what it shows as it goes. For a validation error of any:
+--config.data.train_split='train[:45000]' --config.data.validation_split='train[45000:]'. `13pct` has the same stages.
+
 Meant for one GPU. A short run, with the falls of the rate in proportion: --config.train.duration='14 epochs'. The
 dataset is TFDS's cifar10.
 """
 
 from alexnet_resnet import config as config_lib
-from alexnet_resnet.errors import check_choice
+from alexnet_resnet.errors import UserError, check_choice
 
 VARIANTS = {
     "18pct": {"variant": "18pct"},
@@ -36,30 +46,40 @@ WEIGHT_DECAY = {
 }
 
 # Epochs at the first rate, at a tenth and at a hundredth. Figure 1's nets have no published length.
-EPOCHS = {"11pct": (350 + 150, 10, 10), "13pct": (350 + 150, 10, 10)}
+EPOCHS = {"first": (350, 0, 0), "second": (150, 10, 10), "both": (350 + 150, 10, 10), "18pct": (120, 10, 10)}
+CROPPED = ("11pct", "13pct")
 
 
 def get_config(variant: str = "18pct"):
     variant, *options = variant.split("+")
     check_choice("variant", variant, tuple(VARIANTS))
     for option in options:
-        check_choice("variant", option, ("modern",))
+        check_choice("variant", option, ("modern", "first", "second") if variant in CROPPED else ("modern",))
+    stages = [option for option in options if option != "modern"]
+    if len(stages) > 1:
+        raise UserError(f"variant='{'+'.join((variant, *options))}': expected one of 'first', 'second'.")
+    stage = stages[0] if stages else "both"
     config = config_lib.default("cuda_convnet")
     config.model.update(VARIANTS[variant])
     config.data.dataset = "cifar10"
     config.data.train_split = "train"
     config.data.validation_split = ""
     config.data.mean = "per_pixel"
-    if variant in ("11pct", "13pct"):
+    if variant in CROPPED:
         # Random 24x24 crops and flips.
         config.data.image_size = 24
         config.data.random_crop = True
         config.data.random_flip = True
-    first, second, third = EPOCHS.get(variant, (120, 10, 10))
+    if stage == "first":
+        config.data.train_split = "train[:40000]"
+        config.data.validation_split = "train[40000:]"
+    if stage == "second":
+        config.train.init_from = f"runs/{variant}_first"
+    first, second, third = EPOCHS[stage if variant in CROPPED else "18pct"]
     total = first + second + third
     config.train.batch_size = 128
     config.train.duration = f"{total} epochs"
-    config.optimizer.boundaries = (first / total, (first + second) / total)
+    config.optimizer.boundaries = (first / total, (first + second) / total) if stage != "first" else ()
     config.optimizer.learning_rate = 0.001
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay, others = WEIGHT_DECAY[variant]

@@ -101,7 +101,12 @@ def test_a_field_that_only_one_side_has_is_a_difference():
         ("data.cache_gib", -1.0, "data.cache_gib=-1.0"),
         ("train.steps_per_call", 0, "train.steps_per_call=0: expected a number of at least 1"),
         ("train.steps_per_call", 4, "train.steps_per_call=4: expected 1 with data.loader='tf'"),
-        ("evaluation.views", "twelve", "evaluation.views='twelve': expected one of 'centre', 'ten_crop'"),
+        (
+            "evaluation.views",
+            "twelve",
+            "evaluation.views='twelve': expected one of 'centre', 'ten_crop', 'nine_crop', 'multi_scale'",
+        ),
+        ("train.rubbish", -1.0, "train.rubbish=-1.0: expected a number of at least 0"),
         ("evaluation.scales", (), r"evaluation.scales=\(\): expected at least one"),
         ("evaluation.scales", (16,), "evaluation.scales=16: expected a number of at least 32"),
         ("log.every", "0 steps", "log.every='0 steps': expected a length above zero"),
@@ -113,6 +118,17 @@ def test_values_out_of_range_are_refused(field, value, message):
     config[section][name] = value
     with pytest.raises(UserError, match=message):
         config_lib.check(config)
+
+
+@pytest.mark.parametrize("loss", ["binary", "binary_probabilities"])
+def test_rubbish_is_of_softmax_alone(loss):
+    config = config_lib.default("lenet")
+    config.train.update(loss=loss, rubbish=10.0)
+    with pytest.raises(UserError) as caught:
+        config_lib.check(config)
+    assert str(caught.value) == f"train.rubbish=10: expected 0 with train.loss={loss!r}."
+    config.train.loss = "softmax"
+    config_lib.check(config)
 
 
 @pytest.mark.parametrize(

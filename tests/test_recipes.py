@@ -152,6 +152,12 @@ FACTS = {
     | {"optimizer.groups.conv1.weight_decay": 0.0, "optimizer.groups.conv2.weight_decay": 0.0}
     | {"optimizer.groups.fc10.weight_decay": 0.01, "data.image_size": 24, "data.canvas_size": 32}
     | {"data.random_crop": True, "data.random_flip": True},
+    "cuda_convnet:11pct+first": CUDA_CONVNET
+    | {"train.duration": "350 epochs", "optimizer.boundaries": (), "data.train_split": "train[:40000]"}
+    | {"data.validation_split": "train[40000:]", "train.init_from": ""},
+    "cuda_convnet:11pct+second": CUDA_CONVNET
+    | {"train.duration": "170 epochs", "optimizer.boundaries": (150 / 170, 160 / 170), "data.train_split": "train"}
+    | {"data.validation_split": "", "train.init_from": "runs/11pct_first"},
     "cuda_convnet:13pct": CUDA_CONVNET | {"optimizer.weight_decay": 0.004},
     "cuda_convnet:fig1_relu": CUDA_CONVNET | {"model.activation": "relu", "optimizer.weight_decay": 0.0},
     "cuda_convnet:fig1_tanh": CUDA_CONVNET | {"model.activation": "tanh", "optimizer.weight_decay": 0.0},
@@ -160,8 +166,10 @@ FACTS = {
     | {"train.batch_size": 256, "train.duration": "74 epochs", "optimizer.learning_rate": 0.01}
     | {"optimizer.momentum": 0.9, "optimizer.weight_decay": 5e-4, "model.dropout": 0.5, "model.depth": 16},
     "vgg:19": PLATEAU | {"model.depth": 19},
-    "lenet:sparse": {"data.image_size": 32, "model.connections": "sparse", "model.output": "rbf"},
-    "lenet:full": {"model.connections": "full", "model.output": "linear"},
+    # LeCun et al. 1998, sections II.B and II.C: inputs over a range of 1.275, distances compared with a constant j > 0.
+    "lenet:sparse": {"data.image_size": 32, "model.connections": "sparse", "model.output": "rbf", "train.rubbish": 10.0}
+    | {"data.divisor": 255 / 1.275, "train.duration": "20 epochs"},
+    "lenet:full": {"model.connections": "full", "model.output": "linear", "train.rubbish": 0.0},
 }
 MODERN = {
     "optimizer.schedule": "cosine",
@@ -170,6 +178,7 @@ MODERN = {
     "model.dtype": "bfloat16",
     "optimizer.plateau.times": 0,
 }
+FACTS["lenet:sparse+modern"] = MODERN | {"train.label_smoothing": 0.0, "train.rubbish": 10.0}
 FACTS |= {
     f"{name}+modern": MODERN
     for name in ("alexnet:as_written", "resnet:50", "resnet_cifar:20", "cuda_convnet:18pct", "vgg:16", "lenet:full")
@@ -248,11 +257,18 @@ def test_the_residual_nets_fall_at_32k_and_48k():
 
 
 @pytest.mark.parametrize(
-    "name", ["alexnet:schedule_2012", "resnet:50+D", "cuda_convnet:18pct+old", "vgg:17", "lenet:x"]
+    "name",
+    ["alexnet:schedule_2012", "resnet:50+D", "cuda_convnet:18pct+old", "cuda_convnet:18pct+first", "vgg:17", "lenet:x"],
 )
 def test_a_variant_that_there_is_not_is_one_line(name):
     with pytest.raises(UserError, match="expected"):
         load(name)
+
+
+def test_one_stage_at_a_time():
+    with pytest.raises(UserError) as caught:
+        load("cuda_convnet:11pct+first+second")
+    assert str(caught.value) == "variant='11pct+first+second': expected one of 'first', 'second'."
 
 
 # What a recipe decides of a step is not its depth: a block that keeps the size and one that halves it will do.
@@ -282,7 +298,7 @@ def shrunk(name):
 
 # Recipes that differ only in when things happen, and how much, are one program. Those that differ only in the network
 # are the business of tests/models.
-NUMBERS = ("boundaries", "duration", "plateau", "rate", "lighting_until", "weight_decay")
+NUMBERS = ("boundaries", "duration", "plateau", "rate", "lighting_until", "weight_decay", "split", "init_from")
 NETWORK = (
     "shortcut",
     "stride_in",

@@ -116,6 +116,20 @@ def ten_crops(canvas: int, size: int) -> list[tuple[int, int, bool]]:
     return [(top, left, mirrored) for mirrored in (False, True) for top, left in corners]
 
 
+def nine_crops(canvas: int, size: int) -> list[tuple[int, int, bool]]:
+    """The nine test views of cuda-convnet's 11pct net as (top, left, mirrored): a grid from edge to edge, no mirroring.
+
+    Corners, middles of the edges and the centre: at 0, 4 and 8 both ways for crops of 24 from a canvas of 32.
+    """
+    room = canvas - size
+    places = (0, room // 2, room)
+    return [(top, left, False) for top in places for left in places]
+
+
+# The views of an evaluation by several crops of the canvas, by the names of `config.EVALUATION_VIEWS`.
+CROPS = {"ten_crop": ten_crops, "nine_crop": nine_crops}
+
+
 def whole_image(height: int, width: int, side: int) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
     """The window and the size of a whole image for a fully convolutional pass at one scale.
 

@@ -12,9 +12,9 @@ from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from alexnet_resnet.data import loaders
+from alexnet_resnet.data import loaders, views
 from alexnet_resnet.data.examples import EncodedExamples, Examples
-from alexnet_resnet.evaluation.views import TEN, Take, Views, check_views
+from alexnet_resnet.evaluation.views import Take, Views, check_views
 from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
@@ -165,8 +165,8 @@ class Evaluator:
 
     def passes(self, examples: Examples | EncodedExamples) -> int:
         """How many images `progress` will be told of."""
-        views = self._config.evaluation.views
-        return len(examples) * (len(self._config.evaluation.scales) if views == "multi_scale" else 1)
+        evaluation = self._config.evaluation
+        return len(examples) * (len(evaluation.scales) if evaluation.views == "multi_scale" else 1)
 
     def __call__(
         self,
@@ -195,9 +195,9 @@ class Evaluator:
             more = {"progress": progress} if progress else {}
             result = result_of(self._views.multi_scale(state, loader, examples, take, **more))
         else:
-            ten = self._config.evaluation.views == "ten_crop"
-            step = self._ten_crop_step(state, bool(take)) if ten else self._centre_step(state, bool(take))
-            batches = loader.evaluation_batches(size, mesh_lib.share(size, self._sharding), whole_canvas=ten)
+            crops = self._config.evaluation.views in views.CROPS
+            step = self._crops_step(state, bool(take)) if crops else self._centre_step(state, bool(take))
+            batches = loader.evaluation_batches(size, mesh_lib.share(size, self._sharding), whole_canvas=crops)
             result = evaluate(step, batches, self._sharding, size, take, progress)
         return dataclasses.replace(result, unreadable=len(examples) - result.examples)
 
@@ -207,10 +207,10 @@ class Evaluator:
             self._with_outputs if outputs else self._step, state.params, state.batch_stats, state.mean
         )
 
-    def _ten_crop_step(self, state: TrainState, outputs: bool) -> Callable:
+    def _crops_step(self, state: TrainState, outputs: bool) -> Callable:
         def step(batch):
-            sums, total = self._views.ten_crop(state, batch)
-            return (sums, total / np.float32(TEN)) if outputs else sums
+            sums, probabilities = self._views.crops(state, batch)
+            return (sums, probabilities) if outputs else sums
 
         return step
 

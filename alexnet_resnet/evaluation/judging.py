@@ -29,7 +29,7 @@ class Request:
       dataset: that all judge; empty for each run's own, which published weights take of the first run.
       data_dir: where it is, likewise.
       split: a split or a slice of one; empty for the test split, or the validation split where a run has none.
-      views: 'centre', 'ten_crop' or 'multi_scale'; empty for what each run judges, and 'centre' for published weights.
+      views: one of `config.EVALUATION_VIEWS`; empty for what each run judges, and 'centre' for published weights.
       batch_size: images at a time; 0 for as many as each run judges.
       precise_bn: as `runs.member`.
       results: the file that the result is appended to; empty for results.jsonl in the first run's folder.

@@ -1,4 +1,8 @@
-"""Several views of one image, judged by the mean of their softmax outputs: section 4.1 of AlexNet, 3.4 of ResNet."""
+"""Several views of one image, judged by the mean of their softmax outputs.
+
+Ten crops are those of AlexNet's section 4.1, nine those of its author's nets for CIFAR-10, several scales those of
+ResNet's section 3.4.
+"""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -20,8 +24,6 @@ from alexnet_resnet.training.step import Batch, evaluation_images, score
 # Takes the rows [N], the labels [N] and the softmax outputs [N, K] of examples that were judged.
 Take = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
-# AlexNet's views of an image.
-TEN = 10
 # Examples whose mean softmax outputs are scored together.
 CHUNK = 8192
 
@@ -34,14 +36,23 @@ def check_views(config: ConfigDict, network: Network, splits: Iterable[Examples 
     """Makes sure that the views which `config.evaluation` asks for can be had.
 
     Raises:
-      UserError: for 'multi_scale', images of a fixed size, several processes, or a network that takes one size only.
+      UserError: for 'nine_crop', a canvas in which crops would fall together; for 'multi_scale', images of a fixed
+        size, several processes, or a network that takes one size only.
     """
+    field = f"evaluation.views={config.evaluation.views!r}"
+    canvas, size = config.data.canvas_size, config.data.image_size
+    if config.evaluation.views == "nine_crop" and canvas - size < 2:
+        raise UserError(
+            f"{field}: expected at least two pixels between data.canvas_size={canvas} and data.image_size={size}, for "
+            "nine crops that differ."
+        )
     if config.evaluation.views != "multi_scale":
         return
-    field = "evaluation.views='multi_scale'"
     for examples in splits:
         if not examples.encoded:
-            raise UserError(f"{field}: expected 'centre' or 'ten_crop' for {examples.name}, whose images are small.")
+            raise UserError(
+                f"{field}: expected 'centre', 'ten_crop' or 'nine_crop' for {examples.name}, whose images are small."
+            )
     if hosts.several():
         raise UserError(f"{field}: expected one process, as hosts would see other shapes; found several.")
     side = config.evaluation.scales[0]
@@ -58,7 +69,7 @@ def check_views(config: ConfigDict, network: Network, splits: Iterable[Examples 
 
 
 class Views:
-    """The compiled parts of ten-crop and multi-scale evaluations.
+    """The compiled parts of evaluations by several crops or several scales.
 
     Args:
       config: the run's configuration.
@@ -95,22 +106,23 @@ class Views:
         logits, _ = self._network.apply(params, batch_stats, images)
         return jax.nn.softmax(logits.astype(jnp.float32))
 
-    def ten_crop(self, state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
-        """Judges a batch of whole canvases, each by ten crops.
+    def crops(self, state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
+        """Judges a batch of whole canvases, each by the ten or nine crops that `config.evaluation.views` names.
 
         Args:
           state: the network's parameters and statistics.
           batch: as the loaders' `evaluation_batches` with whole canvases, on the mesh.
 
         Returns:
-          The sums of `training.step.score`, and the ten views' softmax outputs added up [N, K].
+          The sums of `training.step.score`, and the crops' mean softmax outputs [N, K].
         """
         data, total = self._config.data, 0
-        places = views.ten_crops(data.canvas_size, data.image_size)
+        places = views.CROPS[self._config.evaluation.views](data.canvas_size, data.image_size)
         for place in places:
             place = tuple(np.int32(number) for number in place)
             total = total + self._crop(state.params, state.batch_stats, state.mean, batch, place)
-        return self._score(total, np.float32(len(places)), batch["label"], batch["valid"]), total
+        count = np.float32(len(places))
+        return self._score(total, count, batch["label"], batch["valid"]), total / count
 
     def multi_scale(
         self, state: TrainState, loader, examples, take: Take | None = None, progress: Callable[[int], None] = _nothing

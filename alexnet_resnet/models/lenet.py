@@ -102,8 +102,8 @@ class LeNet(nnx.Module):
       connections: 'sparse' is the paper's table I between s2 and c3, 'full' connects all maps.
       subsampling: 'trainable' is the paper's (see `Subsampling`), 'average' has no parameters and no squashing.
       output: 'rbf' is the paper's: minus the squared distance between f6 and a fixed word of 84 +-1 for each class (see
-        `codes`); softmax cross entropy of these logits is the paper's equation 9 without the constant j. 'linear' is a
-        fully connected layer.
+        `codes`); softmax cross entropy of these logits is the paper's equation 9, with `train.rubbish` its constant
+        j. 'linear' is a fully connected layer.
       dtype: the type activations are computed in; parameters and logits are float32.
       rngs: the source of the 'params' key.
 

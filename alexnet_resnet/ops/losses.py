@@ -17,23 +17,31 @@ def _widened(x: Array) -> Array:
 
 
 def softmax_cross_entropy(
-    logits: Float[Array, "N K"], labels: Int[Array, "N"], label_smoothing: float = 0.0
+    logits: Float[Array, "N K"], labels: Int[Array, "N"], label_smoothing: float = 0.0, rubbish: float = 0.0
 ) -> Float[Array, "N"]:
     """-sum_k y_k log softmax(logits)_k in nats, in float32 at least: the objective of both papers.
+
+    With `rubbish` j above 0 there is one more class, of which no example is and whose logit is -j. Where logits are
+    minus distances z this is LeNet-5's criterion (LeCun et al. 1998, section II.C, equation 9),
+        z_label + log(exp(-j) + sum_k exp(-z_k)):
+    while no class is nearer than j, the right distance shrinks as under a squared error, however the others compare.
 
     Args:
       logits: any numbers.
       labels: the right classes.
       label_smoothing: the share s of the target that is spread evenly: y = (1 - s) one_hot(label) + s / K (Szegedy et
         al. 2016, arXiv 1512.00567, section 7). 0 is the papers'.
+      rubbish: j; 0 for no such class.
     """
-    wide = _widened(logits)
+    wide, classes = _widened(logits), logits.shape[1]
+    if rubbish:
+        wide = jnp.pad(wide, ((0, 0), (0, 1)), constant_values=-rubbish)
     # The largest first: optax subtracts the logit from the logarithm of the sum, which cancels where both are large.
     wide = wide - lax.stop_gradient(jnp.max(wide, axis=1, keepdims=True))
     losses = optax.softmax_cross_entropy_with_integer_labels(wide, labels)
     if not label_smoothing:
         return losses
-    even = jax.nn.logsumexp(wide, axis=1) - jnp.mean(wide, axis=1)
+    even = jax.nn.logsumexp(wide, axis=1) - jnp.mean(wide[:, :classes], axis=1)
     return (1 - label_smoothing) * losses + label_smoothing * even
 
 

@@ -23,6 +23,7 @@ from alexnet_resnet.evaluation.views import check_views
 from alexnet_resnet.parallel import hosts, strategies
 from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel.prefetch import prefetch
+from alexnet_resnet.training import initial
 from alexnet_resnet.training import objective as objective_lib
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
@@ -68,6 +69,7 @@ def train(config: ConfigDict, workdir: str, at_step: Callable[[int], None] = lam
         objective_lib.check(config, strategy)
         network = state_lib.from_config(config)
         optimizer_lib.check_groups(config.optimizer, network.shapes[0])
+        initial.check(config, network, workdir)
         splits = {
             name: sources.load(config.data, config.data[f"{name}_split"], f"data.{name}_split")
             for name in ("train", "validation", "test")
@@ -141,7 +143,8 @@ def _train(
             writer = Writer(workdir, begin, config.log.tensorboard, progress.say)
     progress.say(
         f"{config.model.name}: {network.parameter_count:,} parameters; {training.name}: {len(training):,} examples; "
-        f"{strategy}; " + (f"going on after step {begin} of {total}" if begin else f"{total} steps")
+        f"{strategy}; "
+        + (f"going on after step {begin} of {total}" if begin else f"{total} steps{initial.said(config)}")
     )
     every = {
         name: max(1, in_steps(f"{name}.every", config[name].every)) for name in ("log", "evaluation", "checkpoint")
@@ -332,7 +335,7 @@ def _tell(faults: Faults, workdir: str, progress: Progress) -> None:
 
 
 def _start(config, network, optimizer, training, loader, strategy, checkpoints) -> state_lib.TrainState:
-    """The newest checkpoint's state, or a fresh one."""
+    """The newest checkpoint's state, or a fresh one, of another run where `train.init_from` says so."""
     create = functools.partial(state_lib.create, network, optimizer, config.seed)
     like = strategy.place(state_lib.like(config, network, optimizer, strategy.everywhere))
     state = checkpoints.restore_newest(like)
@@ -346,6 +349,7 @@ def _start(config, network, optimizer, training, loader, strategy, checkpoints) 
             normalisation.Helpers(jax.process_index(), jax.process_count(), hosts.gather),
         )
         state = jax.jit(create, out_shardings=state_lib.shardings(network, optimizer, strategy))(*measured)
+        state = initial.begin(config, state, network, optimizer, strategy)
     return state
 
 

@@ -22,12 +22,14 @@ class Objective:
     Attributes:
       loss: a key of `ops.losses.LOSSES`.
       label_smoothing: the share of each target that is spread over all classes.
+      rubbish: as `ops.losses.softmax_cross_entropy`; 0 with other losses.
       accumulate: the parts that a batch is taken in, one after the other.
       lighting_until: the step from which there is no lighting; None for never.
     """
 
     loss: str = "softmax"
     label_smoothing: float = 0.0
+    rubbish: float = 0.0
     accumulate: int = 1
     lighting_until: int | None = None
 
@@ -38,6 +40,7 @@ def create(config, total_steps: int) -> Objective:
     return Objective(
         config.train.loss,
         config.train.label_smoothing,
+        config.train.rubbish,
         config.train.accumulate,
         round(until * total_steps) if until < 1 else None,
     )
@@ -104,7 +107,8 @@ def gradient(
 
         def loss_of(params):
             logits, stats = network.apply(params, batch_stats, images, context)
-            loss = share(LOSSES[objective.loss](logits, labels, objective.label_smoothing))
+            more = {"rubbish": objective.rubbish} if objective.rubbish else {}
+            loss = share(LOSSES[objective.loss](logits, labels, objective.label_smoothing, **more))
             return loss, (stats, share(~in_top_k(logits, labels, 1)))
 
         (loss, (stats, error)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)

@@ -149,8 +149,14 @@ WEIGHTS = dict(weights=("w.h5",), formats=("keras",), models=("resnet:50",), dat
     [
         ({}, "--workdir is missing: expected one such as --workdir=runs/digits, or --weights=FILE"),
         ({"workdirs": ("nowhere",)}, "workdir='nowhere': expected the folder of a run"),
-        ({"workdirs": ("a",), "views": "nine"}, "--views='nine': expected one of 'centre', 'ten_crop', 'multi_scale'"),
-        ({"workdirs": ("a",), "views": "multi_scale"}, "expected 'centre' or 'ten_crop' for shapes.npz test"),
+        (
+            {"workdirs": ("a",), "views": "nine"},
+            "--views='nine': expected one of 'centre', 'ten_crop', 'nine_crop', 'multi_scale'",
+        ),
+        (
+            {"workdirs": ("a",), "views": "multi_scale"},
+            "expected 'centre', 'ten_crop' or 'nine_crop' for shapes.npz test",
+        ),
         ({"workdirs": ("a",), "split": "tset"}, "split='tset': expected one of"),
         ({"workdirs": ("a",), "checkpoint": "7"}, "checkpoint='7': expected one of 'last', 'best', '6', '12'"),
         ({"workdirs": ("a", "b"), "checkpoint": "7"}, "checkpoint='7'"),

@@ -271,7 +271,7 @@ REFUSED = {
     "a heartbeat for one": (["--heartbeat=5"], "--heartbeat: expected --distributed with it"),
     "views that are not to be had": (
         ["--config.evaluation.views=multi_scale"],
-        "evaluation.views='multi_scale': expected 'centre' or 'ten_crop' for digits",
+        "evaluation.views='multi_scale': expected 'centre', 'ten_crop' or 'nine_crop' for digits",
     ),
     "no heartbeat": (["--distributed", "--heartbeat=0"], "--heartbeat=0: expected seconds"),
     "a folder that is none": (["--workdir=gs://bucket/run"], "workdir='gs://bucket/run': expected a folder of a file"),

@@ -265,6 +265,16 @@ def test_ten_crops_are_the_corners_and_the_centre_and_their_mirror_images(canvas
         np.testing.assert_array_equal(seen[5 + number], corner)
 
 
+@pytest.mark.parametrize(
+    ("canvas", "size", "places"),
+    [(32, 24, (0, 4, 8)), (256, 224, (0, 16, 32)), (33, 24, (0, 4, 9)), (26, 24, (0, 1, 2))],
+)
+def test_nine_crops_are_a_grid_from_edge_to_edge(canvas, size, places):
+    crops = views.nine_crops(canvas, size)
+    assert crops == [(top, left, False) for top in places for left in places]
+    assert len(set(crops)) == 9 and max(crops)[:2] == (canvas - size,) * 2
+
+
 @pytest.mark.parametrize("side", [224, 256, 384, 480, 640])
 def test_whole_images_have_few_shapes_and_lie_in_the_middle(side):
     shapes = set()

@@ -92,7 +92,7 @@ def test_one_network_twice_is_that_network(view):
     assert twice.result.loss == pytest.approx(once.result.loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("view", ["centre", "ten_crop"])
+@pytest.mark.parametrize("view", ["centre", "ten_crop", "nine_crop"])
 def test_keeping_the_outputs_changes_no_bit_of_the_sums(view):
     made = make(3, view=view)
     plain = Evaluator(made[0], made[1], runs.over_all_devices())(made[2], EXAMPLES)

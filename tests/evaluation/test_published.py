@@ -133,7 +133,7 @@ def test_arrays_are_brought_to_the_network_s_size(weights, monkeypatch):
     verdict = judge(weights, examples, "centre", monkeypatch)
     expected = softmax(weights, [PREPROCESSING.view(image) for image in images])
     np.testing.assert_allclose(next(verdict.outputs.chunks())[2], expected, rtol=1e-3, atol=1e-6)
-    with pytest.raises(UserError, match="expected 'centre' or 'ten_crop' for small"):
+    with pytest.raises(UserError, match="expected 'centre', 'ten_crop' or 'nine_crop' for small"):
         judge(weights, examples, "multi_scale", monkeypatch)
 
 

@@ -1,4 +1,4 @@
-"""Ten crops and several scales: the mean softmax is that of the views, one by one, in numpy."""
+"""Ten crops, nine crops and several scales: the mean softmax is that of the views, one by one, in numpy."""
 
 import io
 
@@ -72,6 +72,53 @@ def test_ten_crops_are_averaged(run, position):
     check(result, total / 10, labels)
 
 
+def test_nine_crops_are_averaged():
+    config = config_lib.default("cuda_convnet")
+    config.model.variant = "11pct"
+    config.data.update(canvas_size=32, image_size=24)
+    config.evaluation.update(batch_size=4, views="nine_crop")
+    network = state_lib.from_config(config)
+    optimizer = optimizer_lib.create(config.optimizer, lambda step: 0.0)
+    random = np.random.default_rng(2)
+    mean = jnp.asarray(random.uniform(90, 130, (32, 32, 3)), jnp.float32)
+    state = jax.jit(lambda m: state_lib.create(network, optimizer, 0, m, jnp.zeros((3, 3))))(mean)
+    # The author's first kernels are so small that all answers would be the same.
+    state.params["conv1"]["kernel"] = state.params["conv1"]["kernel"] * 500
+    images = random.integers(0, 256, (7, 32, 32, 3)).astype(np.uint8)
+    labels = (np.arange(7) % 10).astype(np.int32)
+    kept = np.zeros((7, 10), np.float32)
+
+    def take(rows, labels, outputs):
+        kept[rows] = outputs
+
+    names = tuple(map(str, range(10)))
+    result = Evaluator(config, network, spread())(state, Examples(images, labels, names, "random"), take)
+    seen = []
+    for top in (0, 4, 8):
+        for left in (0, 4, 8):
+            part = (slice(None), slice(top, top + 24), slice(left, left + 24))
+            crops = images[part].astype(np.float32) - np.asarray(mean)[part[1:]]
+            seen.append(softmax(network.apply(state.params, state.batch_stats, jnp.asarray(crops))[0]))
+    assert np.ptp(seen, 0).max() > 0.01, "views that all look the same would prove nothing"
+    np.testing.assert_allclose(kept, np.mean(seen, 0), rtol=1e-3, atol=1e-6)
+    check(result, np.mean(seen, 0), labels)
+
+
+@pytest.mark.parametrize("size", [31, 32])
+def test_nine_crops_that_would_fall_together_are_refused(run, size):
+    config, network, _ = run
+    config = config.copy_and_resolve_references()
+    config.evaluation.views = "nine_crop"
+    check_views(config, network, [])
+    config.data.update(canvas_size=32, image_size=size)
+    with pytest.raises(UserError) as caught:
+        check_views(config, network, [])
+    assert str(caught.value) == (
+        "evaluation.views='nine_crop': expected at least two pixels between data.canvas_size=32 and "
+        f"data.image_size={size}, for nine crops that differ."
+    )
+
+
 def photograph(height, width, seed):
     rows, columns = np.mgrid[0:height, 0:width]
     waves = [
@@ -114,7 +161,9 @@ def test_what_views_cannot_be_had_of_is_refused(run, monkeypatch):
     config = config.copy_and_resolve_references()
     config.evaluation.views = "multi_scale"
     arrays = Examples(np.zeros((3, 40, 40, 3), np.uint8), np.zeros(3, np.int32), ("a",), "arrays")
-    with pytest.raises(UserError, match="evaluation.views='multi_scale': expected 'centre' or 'ten_crop' for arrays"):
+    with pytest.raises(
+        UserError, match="evaluation.views='multi_scale': expected 'centre', 'ten_crop' or 'nine_crop' for"
+    ):
         check_views(config, network, [arrays])
     # How the network is spread plays no part.
     check_views(config, network.over(Strategy("fsdp", mesh_lib.create(-1, 1))), [])

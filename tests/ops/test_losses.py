@@ -128,6 +128,24 @@ def test_smoothed_cross_entropy_equals_float64_at_every_scale(scale, smoothing):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("rubbish", [0.1, 10.0, 200.0])
+def test_rubbish_is_one_more_class_at_a_constant_distance(rubbish, smoothing):
+    random = np.random.default_rng(0)
+    distances, labels = np.float32(random.uniform(0, 150, (32, 10))), random.integers(0, 10, 32)
+    z = distances.astype(np.float64)
+    # Equation 9 of LeCun et al. 1998, of targets that may be smoothed over the ten classes that there are.
+    want = (targets(labels, 10, smoothing) * z).sum(1) + np.logaddexp(-rubbish, np.logaddexp.reduce(-z, axis=1))
+    got = softmax_cross_entropy(jnp.asarray(-distances), jnp.asarray(labels), smoothing, rubbish)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+
+
+def test_far_from_every_class_rubbish_leaves_the_right_distance_alone():
+    distances, labels = jnp.asarray([[80.0, 84.0, 90.0], [30.0, 2.0, 60.0]]), jnp.asarray([0, 1])
+    summed = jax.grad(lambda z: jnp.sum(softmax_cross_entropy(-z, labels, rubbish=10.0)))
+    np.testing.assert_allclose(summed(distances), [[1, 0, 0], [0, np.exp(-8) / (1 + np.exp(-8)), 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("scale", [*SCALES, 3e37])
 def test_binary_cross_entropy_of_logits_equals_float64_at_every_scale(scale, smoothing):
     random = np.random.default_rng(0)

@@ -158,6 +158,21 @@ def test_one_vs_all_losses_are_what_a_step_measures(loss):
     assert float(measured["loss"]) == pytest.approx(want, rel=1e-6)
 
 
+def test_a_step_minimises_the_criterion_of_lenet_5():
+    with jax.enable_x64(True):
+        config = make_config("lenet", connections="full")
+        config.train.rubbish, config.data.divisor = 60.0, 200.0
+        batch, objective = make_batch(config), objective_lib.create(config, 100)
+        _, measured = stepped(config, spread("data", 1, 1, "lenet"), objective)
+        network = state_lib.from_config(config)
+        params, stats = jax.jit(network.init)(jax.random.key(0))
+        images = np.where(batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"]) / 200
+        distances = -np.asarray(network.apply(params, stats, jnp.asarray(images, jnp.float64))[0], np.float64)
+    right = distances[np.arange(BATCH), batch["label"]]
+    want = (right + np.log(np.exp(-60.0) + np.exp(-distances).sum(1)))[batch["valid"]].mean()
+    assert float(measured["loss"]) == pytest.approx(want, rel=1e-6)
+
+
 def test_the_average_follows_the_parameters_and_is_what_is_judged():
     with jax.enable_x64(True):
         config = make_config("resnet_cifar")
