@@ -92,7 +92,8 @@ def read(workdir: str) -> Saved:
     config = workdir_lib.read_config(workdir)
     network = state_lib.from_config(config)
     optimizer = optimizer_lib.create(config.optimizer, lambda step: 0.0)
-    like = state_lib.like(config, network, optimizer, mesh_lib.replicated(mesh_lib.create(-1, 1)))
+    one_device = mesh_lib.replicated(mesh_lib.create(1, 1, jax.devices()[:1]))
+    like = state_lib.like(config, network, optimizer, one_device)
     checkpoints = Checkpoints(os.path.join(workdir, workdir_lib.CHECKPOINTS), read_only=True)
     states = {step: checkpoints.restore(like, step) for step in checkpoints.steps()}
     errors = {step: checkpoints.error(step) for step in states}

@@ -105,10 +105,15 @@ def _draw_lives(axes, result: dict) -> None:
                 axes.text(3, y, "killed while starting", va="center", fontsize=7, color="0.35")
             elif process is not life["processes"][0]:
                 text = f"from {began}" if began else "from the beginning"
-                beside = dict(x=began - 1, ha="right") if began > total / 4 else dict(x=process["step"] + 4, ha="left")
+                # Before the bar, or where there is no room in it, or else behind it.
+                beside = dict(x=process["step"] + 4, ha="left")
+                if began > total / 8:
+                    beside = dict(x=began - 1, ha="right")
+                elif process["step"] - began > total / 4:
+                    beside = dict(x=began + 1, ha="left")
                 axes.text(y=y, s=text, va="center", fontsize=7, **beside)
             y += 1
-        end = "differs" if life["differs"] else "equal, bit for bit"
+        end = "differs" if life["differs"] else "equal"
         axes.text(
             total + 2, y - 1, end, va="center", fontsize=8, color="C3" if life["differs"] else "C2", weight="bold"
         )
@@ -116,11 +121,11 @@ def _draw_lives(axes, result: dict) -> None:
         axes.axhline(y - 0.1, color="0.8", lw=0.8)
         y += 0.8
     axes.set_yticks(*zip(*ticks, strict=True))
-    axes.set(ylim=(y - 0.5, -0.9), xlim=(-2, total * 1.24), xlabel="training step")
-    axes.set_title(f"{result['kills']} kills (-9): a bar is a process, below it the one that went on", fontsize=10)
+    axes.set(ylim=(y - 0.9, -1.6), xlim=(-2, total * 1.12), xlabel="training step")
+    axes.set_title(f"{result['kills']} kills (-9): a bar is a process, below it the next", fontsize=10)
     axes.axvline(total, color="0.6", lw=1, ls=":")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="upper right", fontsize=8, ncols=2)
 
 
 def _draw_damage(axes, result: dict) -> None:
