@@ -44,7 +44,8 @@ def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> t
         steps = hosts.gather(checkpoints.steps())[0]
         if not steps:
             raise hosts.Refused(f"workdir={workdir!r}: expected a finished checkpoint, found none yet.")
-        best = checkpoints.best_step()
+        # Only then: another checkpoint can be judged though the best one's error is damaged.
+        best = checkpoints.best_step() if checkpoint == "best" else None
         named = {"last": steps[-1], "best": steps[-1] if best is None else best, **{str(s): s for s in steps}}
         if checkpoint not in named:
             raise hosts.Refused(f"checkpoint={checkpoint!r}: expected one of {', '.join(map(repr, named))}.")

@@ -1,10 +1,12 @@
 """Checkpoints that prove themselves: Orbax's files, and a digest of every array beside them.
 
 Orbax restores a file with a flipped bit without an error and with wrong values. So each checkpoint holds a digest of
-each array, taken on the device before saving and compared after restoring.
+each array, taken on the device before saving and compared after restoring. The validation error, by which the best is
+chosen, stands beside the digests a second time.
 """
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -24,6 +26,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import hosts
 from alexnet_resnet.training.state import TrainState
+
+# The validation error's name among the digests, whose other names all begin with a bracket.
+ERROR = "error"
 
 
 def digest(x: Array) -> UInt32[Array, ""]:
@@ -127,6 +132,24 @@ class Damaged(Exception):
         self.alone = alone
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which ends at a validation error that is no JSON and believes one that is.
+
+    Here an error that the digests do not confirm counts as not known, for which no checkpoint is ever deleted.
+    """
+
+    def metrics(self, step: int) -> dict | None:
+        """What a checkpoint was saved with, `{"error": error}`; None where that cannot be proved."""
+        try:
+            found = super().metrics(step)
+            with open(os.path.join(self.directory, str(step), "digests", "metadata")) as file:
+                # Runs from before the error stood there have it once.
+                expected = json.load(file).get(ERROR, found["error"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return found if found["error"] == expected else None
+
+
 class Checkpoints:
     """The checkpoints of one run, saved in the background.
 
@@ -151,7 +174,7 @@ class Checkpoints:
         best = preservation_policy.BestN(get_metric_fn=lambda metrics: -_error(metrics), n=keep_best)
         last = preservation_policy.LatestN(n=keep_last)
         with _quiet(read_only):
-            self._manager = ocp.CheckpointManager(
+            self._manager = _Manager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
                     create=not read_only,
@@ -180,6 +203,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         fields = _fields(state)
+        proofs = _values(fields) | {ERROR: error}
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(fields))
         free = hosts.gather(shutil.disk_usage(self.directory).free)[0]
         if free < needed + ROOM:
@@ -188,9 +212,7 @@ class Checkpoints:
         with self._failing(step):
             self._manager.save(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(fields), digests=ocp.args.JsonSave(_values(fields))
-                ),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(fields), digests=ocp.args.JsonSave(proofs)),
                 metrics={"error": error},
                 force=True,
             )
@@ -234,12 +256,25 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def error(self, step: int) -> float | None:
-        """The validation error that a checkpoint was saved with; None where it was not measured before."""
-        return (self._manager.metrics(step) or {}).get("error")
+        """The validation error that a checkpoint was saved with; None where it was not measured before.
+
+        Raises:
+          Damaged: the files do not say, or contradict each other.
+        """
+        metrics = self._manager.metrics(step)
+        # One that is not there any more was deleted, not damaged.
+        if metrics is None and os.path.isdir(self._place(step)):
+            raise Damaged(f"checkpoint {self._place(step)}: its validation error is not what was saved")
+        return (metrics or {}).get("error")
 
     def best_step(self) -> int | None:
-        """The step with the lowest validation error, the earliest among equals; None where none has one."""
-        error, step = min(((_error(self._manager.metrics(step)), step) for step in self.steps()), default=(math.inf, 0))
+        """The step with the lowest validation error, the earliest among equals; None where none has one.
+
+        Raises:
+          Damaged: the error of one of them cannot be told.
+        """
+        errors = {step: self.error(step) for step in self.steps()}
+        error, step = min(((_error({"error": error}), step) for step, error in errors.items()), default=(math.inf, 0))
         return step if error < math.inf else None
 
     def restore(self, like: TrainState, step: int) -> TrainState:
@@ -271,7 +306,9 @@ class Checkpoints:
             if hosts.lost_another(error):
                 raise
             raise Damaged(f"checkpoint {self._place(step)}: {_reason(error)}", hosts.several()) from error
+        self.error(step)
         fields, expected = found["state"], found["digests"]
+        expected.pop(ERROR, None)
         actual = _values(fields)
         wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
         if wrong:

@@ -1,5 +1,6 @@
 """What is saved comes back bit for bit or not at all."""
 
+import json
 import logging
 import shutil
 
@@ -12,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
-from alexnet_resnet.training.checkpoints import Checkpoints, digest
+from alexnet_resnet.training.checkpoints import Checkpoints, Damaged, digest
 from alexnet_resnet.training.state import TrainState
 
 
@@ -145,6 +146,66 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_taken(tmp_path, 
     assert "trying the one before" in caplog.text and str(newest) in caplog.text
     assert (tmp_path / "c" / "2.damaged").is_dir(), "a damaged checkpoint is put aside, not deleted"
     checkpoints.save(2, states[1])
+    checkpoints.close()
+
+
+# What may become of a checkpoint's validation error, 0.5; a number that is another one most of all.
+ERRORS = {"another": b'{"error": 0.1}', "text": b'{"error": 0.', "bytes": b"\xff", "empty": b"", "no longer": None}
+
+
+def spoil(checkpoint, content):
+    path = checkpoint / "metrics" / "metrics"
+    assert path.read_bytes() == b'{"error": 0.5}'
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", ERRORS)
+def test_a_damaged_validation_error_is_reported_and_the_checkpoint_before_is_taken(tmp_path, mesh, harm, caplog):
+    """Training would judge again where it has no error, and a wrong one would decide which checkpoint is the best."""
+    states = [make_state(mesh, 1), make_state(mesh, 2)]
+    saved(tmp_path / "c", states, [0.4, 0.5])
+    spoil(tmp_path / "c" / "2", ERRORS[harm])
+    checkpoints = Checkpoints(str(tmp_path / "c"))
+    with caplog.at_level(logging.WARNING):
+        restored = checkpoints.restore_newest(like(states[0], mesh_lib.replicated(mesh)))
+    assert_same(restored, states[0])
+    assert "trying the one before" in caplog.text and str(tmp_path / "c" / "2") in caplog.text
+    assert checkpoints.steps() == [1] and checkpoints.best_step() == 1
+    checkpoints.save(2, states[1], 0.5)
+    checkpoints.wait()
+    assert checkpoints.error(2) == 0.5 and checkpoints.best_step() == 1
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("harm", ERRORS)
+def test_a_best_checkpoint_whose_error_is_damaged_stays_and_is_named(tmp_path, mesh, harm):
+    states = [make_state(mesh, step) for step in range(1, 6)]
+    saved(tmp_path / "c", states[:3], [0.5, 0.7, 0.8])
+    spoil(tmp_path / "c" / "1", ERRORS[harm])
+    checkpoints = Checkpoints(str(tmp_path / "c"))
+    assert_same(checkpoints.restore_newest(like(states[0], mesh_lib.replicated(mesh))), states[2])
+    for state in states[3:]:
+        checkpoints.save(int(state.step), state, 0.9)
+    checkpoints.wait()
+    assert {1, 4, 5} <= set(checkpoints.steps())
+    for ask in (checkpoints.best_step, lambda: checkpoints.error(1)):
+        with pytest.raises(Damaged, match=f"{tmp_path}/c/1: its validation error is not what was saved"):
+            ask()
+    checkpoints.close()
+
+
+def test_a_checkpoint_from_before_its_error_was_saved_twice_is_taken(tmp_path, mesh):
+    state = make_state(mesh, 1)
+    saved(tmp_path / "c", [state], [0.5])
+    path = tmp_path / "c" / "1" / "digests" / "metadata"
+    path.write_text(
+        json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "error"})
+    )
+    checkpoints = Checkpoints(str(tmp_path / "c"))
+    assert_same(checkpoints.restore_newest(like(state, mesh_lib.replicated(mesh))), state)
+    assert checkpoints.best_step() == 1
     checkpoints.close()
 
 
