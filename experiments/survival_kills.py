@@ -13,13 +13,13 @@ from collections.abc import Callable
 from survival_damage import differing, read
 
 from alexnet_resnet.training import workdir as workdir_lib
+from alexnet_resnet.training.reporting import TIMINGS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What Orbax calls a checkpoint that it has not finished.
 TEMPORARY = ".orbax-checkpoint-tmp"
 START, SAVE, ANY = "before the first checkpoint", "during a save", "at any moment"
 # What a row of metrics.jsonl says of the machine and not of the training.
-TIMING = ("train/images_per_second", "train/input_wait_share")
 # Seconds between two looks at a process.
 LOOK = 0.002
 
@@ -270,4 +270,4 @@ def differences(workdir: str, reference: str) -> list[str]:
 def measurements(workdir: str) -> list[dict]:
     """The rows of a run's metrics.jsonl without timing."""
     rows = workdir_lib.read_metrics(workdir)
-    return [{name: value for name, value in row.items() if name not in TIMING} for row in rows]
+    return [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows]
