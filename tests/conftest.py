@@ -32,11 +32,17 @@ from launcher import Launcher  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def command():
-    """Runs `python -m alexnet_resnet.NAME FLAGS...` from the repository's root, on `devices` simulated devices."""
+def launcher():
+    """Starts `python -m alexnet_resnet.NAME FLAGS...` from the repository's root, on simulated devices."""
     launcher = Launcher()
-    yield launcher.run
+    yield launcher
     launcher.close()
+
+
+@pytest.fixture(scope="session")
+def command(launcher):
+    """Runs such a command to its end."""
+    return launcher.run
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,11 @@
 """Several processes on loopback: they train as one, and end together however one of them ends."""
 
+import functools
 import json
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,28 +21,28 @@ HEARTBEAT, GRACE = 10, 30
 class Processes:
     """`count` processes of a command, each with `devices` simulated devices."""
 
-    def __init__(self, folder, flags, count, devices=1, command="train", others=()):
+    def __init__(self, launcher, folder, flags, count, devices=1, command="train", others=()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         cluster = ["--distributed", f"--coordinator_address={address}", f"--num_processes={count}"]
         cluster.append(f"--heartbeat={HEARTBEAT}")
-        # gRPC would look for loopback behind a proxy. And only the first process fills the cache of compiled programs:
-        # the next time it would wait for the others to compile, and gloo waits for half a minute only.
-        left_out = ("proxy", "jax_compilation_cache")
-        environment = {k: v for k, v in os.environ.items() if not any(word in k.lower() for word in left_out)}
-        environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
         folder.mkdir(exist_ok=True)
         self.files, self.processes = [], []
         for number in range(count):
             # Files, not pipes: whoever is not read is not held up.
             paths = folder / f"{number}.out", folder / f"{number}.err"
             extra = others[number] if others else ()
-            arguments = [f"alexnet_resnet.{command}", *flags, *extra, *cluster, f"--process_id={number}"]
-            with open(paths[0], "w") as out, open(paths[1], "w") as err:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, stdout=out, stderr=err
-                )
+            # Only the first process fills the cache of compiled programs: the next time it would wait for the others
+            # to compile, and gloo waits for half a minute only.
+            process = launcher.start(
+                command,
+                *(*flags, *extra, *cluster, f"--process_id={number}"),
+                devices=devices,
+                out=paths[0],
+                err=paths[1],
+                compilation_cache=False,
+            )
             self.files.append(paths)
             self.processes.append(process)
 
@@ -84,6 +82,12 @@ class Processes:
             time.sleep(0.02)
 
 
+@pytest.fixture(scope="session")
+def cluster(launcher):
+    """Starts `Processes`."""
+    return functools.partial(Processes, launcher)
+
+
 def saved(workdir):
     """The steps that have a whole checkpoint."""
     folder = workdir / "checkpoints"
@@ -113,10 +117,10 @@ def alone(small, tmp_path_factory, command):
 
 
 @pytest.mark.parametrize(("count", "loader"), [(2, "tf"), (4, "resident")])
-def test_processes_train_as_one_with_as_many_devices(alone, small, tmp_path, count, loader):
+def test_processes_train_as_one_with_as_many_devices(alone, small, tmp_path, count, loader, cluster):
     workdir = tmp_path / "run"
     flags = small(workdir, **{"data.loader": loader})
-    with Processes(tmp_path / "said", flags, count, 4 // count) as processes:
+    with cluster(tmp_path / "said", flags, count, 4 // count) as processes:
         assert processes.wait() == [0] * count, [processes.said(number) for number in range(count)]
         for number in range(1, count):
             assert processes.said(number) == ("", ""), "only the first speaks"
@@ -130,7 +134,7 @@ def test_processes_train_as_one_with_as_many_devices(alone, small, tmp_path, cou
     assert (workdir / "curve.png").exists()
 
 
-def test_processes_agree_on_a_course_that_the_errors_decide(small, tmp_path, command, final_state):
+def test_processes_agree_on_a_course_that_the_errors_decide(small, tmp_path, command, final_state, cluster):
     """Plateau, warm-up by the training error, average and parts, under the strategy that splits the state."""
     course = {
         "parallel.strategy": "fsdp",
@@ -146,7 +150,7 @@ def test_processes_agree_on_a_course_that_the_errors_decide(small, tmp_path, com
     one, two = tmp_path / "one", tmp_path / "two"
     result = command("train", *small(one, **course), devices=2)
     assert result.returncode == 0, result.stderr
-    with Processes(tmp_path / "said", small(two, **course), 2) as processes:
+    with cluster(tmp_path / "said", small(two, **course), 2) as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         assert processes.said(1) == ("", "") and "no longer falls" in processes.said(0)[0]
     found, expected = losses(two), losses(one)
@@ -158,20 +162,20 @@ def test_processes_agree_on_a_course_that_the_errors_decide(small, tmp_path, com
 
 
 @pytest.fixture(scope="module")
-def together(small, tmp_path_factory):
+def together(small, tmp_path_factory, cluster):
     """A run of two processes that nothing happened to."""
     folder = tmp_path_factory.mktemp("together")
-    with Processes(folder / "said", small(folder / "run"), 2) as processes:
+    with cluster(folder / "said", small(folder / "run"), 2) as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
     return folder / "run"
 
 
 @pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_when_one_is_lost_all_end_and_the_same_command_goes_on(
-    together, small, tmp_path, victim, how, command, final_state, assert_same
+    together, small, tmp_path, victim, how, command, final_state, assert_same, cluster
 ):
     workdir, other = tmp_path / "run", 1 - victim
-    with Processes(tmp_path / "lost", small(workdir), 2) as processes:
+    with cluster(tmp_path / "lost", small(workdir), 2) as processes:
         processes.until(lambda: saved(workdir))
         processes.processes[victim].send_signal(how)
         # A process that is stopped is as silent as one behind a broken wire: its connections stay open.
@@ -190,16 +194,18 @@ def test_when_one_is_lost_all_end_and_the_same_command_goes_on(
         result = command("train", *small(tmp_path / "fewer"), devices=1)
         assert result.returncode == 0, result.stderr
         assert f"going on after step {last} of 30" in result.stdout and saved(tmp_path / "fewer")[-1] == 30
-    with Processes(tmp_path / "again", small(workdir), 2) as processes:
+    with cluster(tmp_path / "again", small(workdir), 2) as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         assert f"going on after step {last} of 30" in processes.said(0)[0]
     assert_same(final_state(workdir), final_state(together))
 
 
 @pytest.mark.parametrize("told", [0, 1])
-def test_sigterm_to_one_saves_the_same_step_on_all(together, small, tmp_path, told, command, final_state, assert_same):
+def test_sigterm_to_one_saves_the_same_step_on_all(
+    together, small, tmp_path, told, command, final_state, assert_same, cluster
+):
     workdir = tmp_path / "run"
-    with Processes(tmp_path / "stopped", small(workdir), 2) as processes:
+    with cluster(tmp_path / "stopped", small(workdir), 2) as processes:
         processes.until(lambda: saved(workdir))
         processes.processes[told].send_signal(signal.SIGTERM)
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
@@ -208,7 +214,7 @@ def test_sigterm_to_one_saves_the_same_step_on_all(together, small, tmp_path, to
     stopped = re.search(r"saved after step (\d+)", out)
     assert stopped and int(stopped[1]) == saved(workdir)[-1] < 30, out
     if told == 0:
-        with Processes(tmp_path / "again", small(workdir), 2) as processes:
+        with cluster(tmp_path / "again", small(workdir), 2) as processes:
             assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         assert_same(final_state(workdir), final_state(together))
         return
@@ -223,7 +229,7 @@ def test_sigterm_to_one_saves_the_same_step_on_all(together, small, tmp_path, to
         np.testing.assert_allclose(found[key], expected[key], rtol=2e-4, err_msg=str(key))
 
 
-def test_columns_may_lie_on_different_hosts(flags_for, tmp_path, command):
+def test_columns_may_lie_on_different_hosts(flags_for, tmp_path, command, cluster):
     """Then both read the same examples."""
     fields = {
         "data.canvas_size": 67,
@@ -239,7 +245,7 @@ def test_columns_may_lie_on_different_hosts(flags_for, tmp_path, command):
         "train.duration": "2 steps",
     }
     flags = lambda name: flags_for(tmp_path / name, "configs/alexnet.py", **fields)  # noqa: E731
-    with Processes(tmp_path / "said", flags("two"), 2) as processes:
+    with cluster(tmp_path / "said", flags("two"), 2) as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         assert "2 cpu device(s) as 1x2, columns" in processes.said(0)[0]
     result = command("train", *flags("one"), devices=2)
@@ -250,9 +256,9 @@ def test_columns_may_lie_on_different_hosts(flags_for, tmp_path, command):
         np.testing.assert_allclose(found[key], value, rtol=1e-5, err_msg=str(key))
 
 
-def test_evaluate_runs_on_several_processes_too(together, tmp_path, command):
+def test_evaluate_runs_on_several_processes_too(together, tmp_path, command, cluster):
     flags = [f"--workdir={together}"]
-    with Processes(tmp_path / "said", flags, 2, command="evaluate") as processes:
+    with cluster(tmp_path / "said", flags, 2, command="evaluate") as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         out = processes.said(0)[0]
         assert not processes.said(1)[0]
@@ -260,10 +266,10 @@ def test_evaluate_runs_on_several_processes_too(together, tmp_path, command):
     assert out == command("evaluate", *flags).stdout
 
 
-def test_an_ensemble_on_several_processes_counts_every_example_once(together, alone, tmp_path, command):
+def test_an_ensemble_on_several_processes_counts_every_example_once(together, alone, tmp_path, command, cluster):
     files = lambda name: [f"--predictions={tmp_path / name}.npz", f"--results={tmp_path / name}.jsonl"]  # noqa: E731
     flags = lambda name: [f"--workdir={together},{alone}", "--batch_size=6", *files(name)]  # noqa: E731
-    with Processes(tmp_path / "said", flags("two"), 2, command="evaluate") as processes:
+    with cluster(tmp_path / "said", flags("two"), 2, command="evaluate") as processes:
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         assert "their mean softmax, on 27 examples" in processes.said(0)[0]
         assert processes.said(1) == ("", ""), "only the first speaks"
@@ -277,9 +283,9 @@ def test_an_ensemble_on_several_processes_counts_every_example_once(together, al
         np.testing.assert_allclose(found["softmax"], expected["softmax"], rtol=1e-4, atol=1e-6)
 
 
-def test_processes_with_different_configurations_are_refused_by_all(small, tmp_path):
+def test_processes_with_different_configurations_are_refused_by_all(small, tmp_path, cluster):
     others = [[], ["--config.optimizer.learning_rate=0.1"]]
-    with Processes(tmp_path / "said", small(tmp_path / "run"), 2, others=others) as processes:
+    with cluster(tmp_path / "said", small(tmp_path / "run"), 2, others=others) as processes:
         assert processes.wait() == [2, 2]
         error = "error: --config.optimizer.learning_rate=0.1 of process 1: expected that of process 0, 0.01.\n"
         assert processes.said(0)[1].endswith(error)
@@ -287,16 +293,16 @@ def test_processes_with_different_configurations_are_refused_by_all(small, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_what_one_process_cannot_read_is_said_by_the_first(small, tmp_path):
+def test_what_one_process_cannot_read_is_said_by_the_first(small, tmp_path, cluster):
     others = [[], [f"--config.data.data_dir={tmp_path / 'nowhere.npz'}"]]
-    with Processes(tmp_path / "said", small(tmp_path / "run"), 2, others=others) as processes:
+    with cluster(tmp_path / "said", small(tmp_path / "run"), 2, others=others) as processes:
         assert processes.wait() == [2, 2]
         assert "error: process 1: data.data_dir=" in processes.said(0)[1]
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_they_do_not_share_is_refused_by_all(small, tmp_path):
+def test_a_folder_that_they_do_not_share_is_refused_by_all(small, tmp_path, cluster):
     others = [[f"--workdir={tmp_path / 'one'}"], [f"--workdir={tmp_path / 'two'}"]]
-    with Processes(tmp_path / "said", small("unused"), 2, others=others) as processes:
+    with cluster(tmp_path / "said", small("unused"), 2, others=others) as processes:
         assert processes.wait() == [2, 2]
         assert "expected one folder that all processes see, but here it is another" in processes.said(0)[1]

@@ -59,20 +59,12 @@ def test_the_same_command_on_a_finished_run_changes_nothing(uninterrupted, flags
 
 
 def test_killed_at_random_moments_it_ends_with_the_very_same_state(
-    uninterrupted, flags_for, tmp_path, final_state, assert_same
+    uninterrupted, flags_for, tmp_path, final_state, assert_same, launcher
 ):
     workdir = tmp_path / "killed"
-    arguments = [sys.executable, "-m", "alexnet_resnet.train", *flags_for(workdir)]
     dice, kills = random.Random(0), 0
     for _ in range(12):
-        process = subprocess.Popen(
-            arguments,
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = launcher.start("train", *flags_for(workdir))
         # Killed after a number of lines (a line is printed every five steps and at every evaluation) and a moment.
         for _ in range(dice.randint(2, 4)):
             if not process.stdout.readline():
@@ -92,16 +84,10 @@ def test_killed_at_random_moments_it_ends_with_the_very_same_state(
     assert [row["step"] for row in rows if "train/loss" in row] == [5, 10, 15, 20, 25, 30]
 
 
-def test_sigterm_saves_at_the_next_step_and_ends_well(flags_for, tmp_path, final_state):
+def test_sigterm_saves_at_the_next_step_and_ends_well(flags_for, tmp_path, final_state, launcher):
     """tests/training/test_loop.py goes on from there."""
     workdir = tmp_path / "stopped"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(workdir, **{"checkpoint.every": "100 steps"})],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = launcher.start("train", *flags_for(workdir, **{"checkpoint.every": "100 steps"}))
     printed = [process.stdout.readline() for _ in range(2)]  # the first report: training goes on
     process.send_signal(signal.SIGTERM)
     printed.append(process.communicate()[0])
@@ -148,30 +134,19 @@ def test_a_run_that_breaks_at_its_last_step_does_not_end_well(flags_for, tmp_pat
     assert int(final_state(tmp_path / "run").step) == 25
 
 
-def test_a_killed_start_leaves_a_folder_that_starts(uninterrupted, flags_for, tmp_path, final_state, assert_same):
+def test_a_killed_start_leaves_a_folder_that_starts(
+    uninterrupted, flags_for, tmp_path, final_state, assert_same, launcher
+):
     """Killed as soon as its configuration is written, before there is any checkpoint."""
     workdir = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(workdir)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = launcher.start("train", *flags_for(workdir), out=tmp_path / "said")
     while not (workdir / "config.json").exists():
         assert process.poll() is None
         time.sleep(0.001)
     process.kill()
     process.wait()
     (workdir / "metrics.jsonl").write_text('{"step": 9, "train/lo')
-    again = subprocess.run(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(workdir)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    again = launcher.run("train", *flags_for(workdir))
     assert again.returncode == 0, again.stderr
     assert_same(final_state(workdir), final_state(uninterrupted[0]))
 

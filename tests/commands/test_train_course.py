@@ -1,10 +1,7 @@
 """A run whose course decides its rate: plateau, warm-up by error, average and parts, killed, told to stop, resumed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -34,15 +31,10 @@ def uninterrupted(flags_for, tmp_path_factory, command):
     return workdir, result.stdout
 
 
-def start(flags):
-    return subprocess.Popen(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def start(launcher):
+    """Starts a training."""
+    return lambda flags: launcher.start("train", *flags)
 
 
 def rates(workdir):
@@ -62,7 +54,7 @@ def test_the_course_decides_the_rate(uninterrupted, final_state):
 
 
 def test_killed_in_the_middle_it_ends_with_the_very_same_state(
-    uninterrupted, flags_for, tmp_path, final_state, assert_same
+    uninterrupted, flags_for, tmp_path, final_state, assert_same, start
 ):
     workdir = tmp_path / "killed"
     process = start(flags_for(workdir, **COURSE))
@@ -78,7 +70,9 @@ def test_killed_in_the_middle_it_ends_with_the_very_same_state(
     assert rates(workdir) == rates(uninterrupted[0])
 
 
-def test_told_to_stop_it_ends_with_the_very_same_state(uninterrupted, flags_for, tmp_path, final_state, assert_same):
+def test_told_to_stop_it_ends_with_the_very_same_state(
+    uninterrupted, flags_for, tmp_path, final_state, assert_same, start
+):
     workdir = tmp_path / "stopped"
     process = start(flags_for(workdir, **COURSE, **{"log.every": "1 steps", "checkpoint.every": "100 steps"}))
     while "step 7/30" not in process.stdout.readline():

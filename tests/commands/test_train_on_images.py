@@ -79,21 +79,14 @@ def test_a_run_goes_over_a_bad_image_and_says_so_at_the_end_of_the_epoch(trained
     assert sorted(losses(workdir)) == [3, 6, 9, 12] and all(np.isfinite(list(losses(workdir).values())))
 
 
-def test_a_run_that_was_killed_reads_on_where_it_stopped(trained, folder, tmp_path, command):
+def test_a_run_that_was_killed_reads_on_where_it_stopped(trained, folder, tmp_path, launcher):
     workdir = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "alexnet_resnet.train", *flags_for(folder, workdir)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = launcher.start("train", *flags_for(folder, workdir))
     for line in process.stdout:
         if "step 6:" in line:
             break
     process.kill()
-    process.wait()
-    again = command("train", *flags_for(folder, workdir))
+    again = launcher.run("train", *flags_for(folder, workdir))
     assert again.returncode == 0, again.stderr
     assert losses(workdir) == losses(trained[0])
 
