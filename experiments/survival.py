@@ -23,6 +23,10 @@ which has to end like the reference.
 A failure ends this command with status 1. A kill -9 loses nothing that was written, but a power cut may: that is not
 tried here. Measurements are compared at log.every='1 step': in a longer window a restart leaves the average of the
 steps since its checkpoint. The table, the figure and the numbers are written to survival.txt, .png and .json.
+
+Result (CIFAR-10, two busy CPU cores, 26 minutes with --commands=3; benchmarks/results/survival.txt and .png): 20 kills,
+15 of them during a save, in four lives that all ended like the reference; 105 harms, of which 39 were passed over and
+66 harmless.
 """
 
 import contextlib
