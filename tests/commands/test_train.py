@@ -1,12 +1,9 @@
 """The training command end to end: what it leaves, that it resumes bit for bit, and what it refuses."""
 
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -254,51 +251,13 @@ REFUSED = {
 }
 
 
-# Imports once, then one forked process a case: twenty interpreters would spend a minute on imports alone.
-DRIVER = """
-import json, os, sys
-from alexnet_resnet import cli, train
-from alexnet_resnet.training import loop
-loop._start = lambda *arguments: sys.exit("training began")
-for name, arguments in json.load(sys.stdin).items():
-    sys.stdout.flush()
-    if not (child := os.fork()):
-        sys.argv = ["train", *arguments]
-        os.dup2(os.open(os.path.join(sys.argv[1].split("=")[1], "..", name + ".stderr"), os.O_CREAT | os.O_WRONLY), 2)
-        cli.run(train.main)
-        os._exit(0)
-    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sep="=")
-"""
-
-
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    """The exit status and the standard error of each case."""
-    folder = tmp_path_factory.mktemp("refused")
-    cases = {}
-    for name, (extra, _) in REFUSED.items():
-        (folder / name).mkdir()
-        cases[name] = [f"--workdir={folder / name}", "--config=configs/digits.py", *extra]
-    result = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    codes = dict(line.split("=") for line in result.stdout.splitlines())
-    return {
-        name: (int(codes[name]), (folder / f"{name}.stderr").read_text(), list((folder / name).iterdir()))
-        for name in REFUSED
-    }
-
-
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_one_line_that_names_it(case, refusals):
-    code, said, left = refusals[case]
-    assert code == 2, said
-    assert said.startswith("error: ") and said.count("\n") == 1, said
-    assert REFUSED[case][1] in said
-    assert not left, "nothing is written before the input is known to be good"
+def test_bad_input_is_one_line_that_names_it(case, tmp_path, command):
+    extra, message = REFUSED[case]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    result = command("train", f"--workdir={folder}", "--config=configs/digits.py", *extra, devices=2)
+    assert result.returncode == 2, result.stdout
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert message in result.stderr
+    assert not list(folder.iterdir()), "nothing is written before the input is known to be good"
