@@ -11,10 +11,11 @@ epochs, 12 minutes on two busy CPU cores; `full` 0.97% likewise, 19 minutes of a
 
 The paper's are the network, its initial weights, the range of its inputs, its 20 passes, and its criterion (equation
 9), with a constant j that the distances of the classes are compared with. Without j the softmax of distances is content
-with an f6 of 0.1 (its root mean square after an epoch; 0.9 with j) where the words are of +-1, and most layers stay
-where tanh is nearly a line: an earlier recipe ended at 2.53%. Ours are j = 10, to which the paper gives no number, and
-the optimiser: momentum and batches of 64 for its diagonal Levenberg-Marquardt method of single examples, two falls of
-the rate by ten for its five levels. The last 5,000 digits are for validation; the paper trains on all 60,000.
+with an f6 of 0.1 (its root mean square after an epoch; 1.1 with j) where the words are of +-1, and most layers stay
+where tanh is nearly a line: --config.train.duration='1 epoch' alone gives 2.53%, with --config.train.rubbish=0 5.80%.
+Ours are j = 10, to which the paper gives no number, and the optimiser: momentum and batches of 64 for its diagonal
+Levenberg-Marquardt method of single examples, two falls of the rate by ten for its five levels. The last 5,000 digits
+are for validation; the paper trains on all 60,000.
 
 Meant for any CPU; the dataset is TFDS's mnist. A shorter run has the same schedule on a smaller scale:
 --config.train.duration='2 epochs'.
