@@ -21,7 +21,7 @@ CLUSTER = cli.Cluster()
 def main() -> None:
     from alexnet_resnet.parallel import hosts
     from alexnet_resnet.parallel.host import keep_freed_memory
-    from alexnet_resnet.training import loop
+    from alexnet_resnet.training import loop, summary
     from alexnet_resnet.training.checkpoints import Unsaved
     from alexnet_resnet.training.preemption import Stopped
     from alexnet_resnet.training.reporting import Diverged
@@ -34,7 +34,8 @@ def main() -> None:
             final = loop.train(config, workdir, at_step)
         except Diverged as error:
             text = f"stopped at {error}; the checkpoints in {workdir} are from before"
-            _fail(f"{text}, and --config.train.max_skips=1 goes back to the newest and skips what came since.")
+            flag, again = f"--config.train.max_skips={error.skips + 1}", " again" if error.skips else ""
+            _fail(f"{text}, and {flag} goes back to the newest{again} and skips what came since.")
         except Unsaved as error:
             _fail(f"{error}. Once there is room, the same command goes on from there.")
         except Stopped as stopped:
@@ -42,7 +43,7 @@ def main() -> None:
             if hosts.is_first():
                 print(f"Told to stop ({stopped.why}): saved after step {stopped.step}, where the same command goes on.")
         if final:
-            loop.print_summary(final, workdir)
+            summary.print_summary(final, workdir)
 
 
 def _fail(text: str) -> None:

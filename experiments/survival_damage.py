@@ -185,7 +185,7 @@ def _judge(checkpoints: Checkpoints, state: TrainState | None, saved: Saved, hea
     wrong, refused = _wrong_errors(checkpoints, saved, [s for s in saved.states if s <= step])
     state = saved.states[newest] if again else state
     checkpoints.save(following, state, error)
-    checkpoints.wait()
+    checkpoints.wait(following)
     kept = {*steps[-saved.keep[0] :], *([after.best(steps)] if saved.keep[1] else [])} - {None}
     missing = sorted(kept - set(checkpoints.steps()))
     if missing:

@@ -19,7 +19,6 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What Orbax calls a checkpoint that it has not finished.
 TEMPORARY = ".orbax-checkpoint-tmp"
 START, SAVE, ANY = "before the first checkpoint", "during a save", "at any moment"
-# What a row of metrics.jsonl says of the machine and not of the training.
 # Seconds between two looks at a process.
 LOOK = 0.002
 

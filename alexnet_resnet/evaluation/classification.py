@@ -68,20 +68,21 @@ def evaluate(
     """Adds up `step` over the batches.
 
     Args:
-      step: maps a batch to the sums of `training.step.evaluation_step`; with `take` to these and the softmax outputs.
+      step: maps a batch to the sums of `training.step.evaluation_step`; with `take` to these and the
+        logarithms of the softmax outputs.
       batches: each example once, and rows that are not `valid`.
       sharding: how the examples of a batch are split over the devices.
       batch_size: examples a batch over all processes.
-      take: called with the rows, labels and softmax outputs of the examples that this process holds.
+      take: called with the rows, labels and log-softmax outputs of the examples that this process holds.
       progress: called with the number of examples of each batch that have been judged.
     """
     totals, late = {}, None
 
     def note(batch, found):
-        sums, probabilities = found if take else (found, None)
+        sums, logarithms = found if take else (found, None)
         if take:
             rows, labels, valid, outputs = map(
-                mesh_lib.own_rows, (batch["row"], batch["label"], batch["valid"], probabilities)
+                mesh_lib.own_rows, (batch["row"], batch["label"], batch["valid"], logarithms)
             )
             take(rows[valid], labels[valid], outputs[valid])
         judged = _add(totals, sums)
@@ -128,9 +129,9 @@ def _add(totals: dict, sums: dict) -> int:
 def _judge(
     params: PyTree, batch_stats: PyTree, mean: jax.Array, batch: Batch, *, network: Network, data
 ) -> tuple[Batch, jax.Array]:
-    """`training.step.evaluation_step`, and the softmax outputs [N, K] besides."""
+    """`training.step.evaluation_step`, and the log-softmax outputs [N, K] besides."""
     logits, _ = network.apply(params, batch_stats, evaluation_images(data, mean, batch))
-    return score(logits, batch["label"], batch["valid"]), jax.nn.softmax(logits.astype(jnp.float32))
+    return score(logits, batch["label"], batch["valid"]), jax.nn.log_softmax(logits.astype(jnp.float32))
 
 
 class Evaluator:
@@ -180,8 +181,8 @@ class Evaluator:
         Args:
           state: the network's parameters and statistics, and the mean that images lose.
           examples: the split.
-          take: called with the rows [N], labels [N] and softmax outputs [N, K] of the examples that this process has
-            judged, a batch at a time.
+          take: called with the rows [N], labels [N] and log-softmax outputs [N, K] of the examples that this process
+            has judged, a batch at a time.
           progress: called with the number of images that have been judged since the last call.
 
         Raises:
@@ -209,8 +210,8 @@ class Evaluator:
 
     def _crops_step(self, state: TrainState, outputs: bool) -> Callable:
         def step(batch):
-            sums, probabilities = self._views.crops(state, batch)
-            return (sums, probabilities) if outputs else sums
+            sums, logarithms = self._views.crops(state, batch)
+            return (sums, logarithms) if outputs else sums
 
         return step
 

@@ -175,6 +175,8 @@ def _check_files(request: Request) -> None:
             os.makedirs(request.figures, exist_ok=True)
         except OSError as error:
             raise UserError(f"--figures={request.figures!r}: expected a folder ({error.strerror}).") from error
+        if not os.access(request.figures, os.W_OK | os.X_OK):
+            raise UserError(f"--figures={request.figures!r}: expected a folder that can be written.")
 
 
 def _write(request: Request, members: list[Member], verdict: Verdict, row: dict) -> list[str]:

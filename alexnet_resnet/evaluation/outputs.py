@@ -44,8 +44,9 @@ class Answers:
 class Outputs:
     """Adds up the softmax outputs of networks, example by example, in whatever order they come.
 
-    The sums lie in a temporary file that is mapped into memory: 200 MB for 50,000 examples of 1,000 classes, which the
-    system may write out when it needs the room.
+    They are kept as logarithms: a probability that is too small for a number still has its rank. They lie in a
+    temporary file that is mapped into memory: 200 MB for 50,000 examples of 1,000 classes, which the system may write
+    out when it needs the room.
 
     Args:
       examples: of the split.
@@ -59,13 +60,14 @@ class Outputs:
     def __init__(self, examples: int, classes: int, networks: int = 1):
         self.networks = networks
         self._sums = _mapped((examples, classes))
+        self._sums[:] = -np.inf
         self._labels, self._seen = np.zeros(examples, np.int32), np.zeros(examples, np.int32)
 
     def add(
-        self, rows: Int[np.ndarray, "N"], labels: Int[np.ndarray, "N"], probabilities: Float[np.ndarray, "N K"]
+        self, rows: Int[np.ndarray, "N"], labels: Int[np.ndarray, "N"], logarithms: Float[np.ndarray, "N K"]
     ) -> None:
-        """One network's softmax outputs for some examples, each of them once a network."""
-        self._sums[rows] += probabilities
+        """One network's log-softmax outputs for some examples, each of them once a network."""
+        self._sums[rows] = np.logaddexp(self._sums[rows], logarithms)
         self._labels[rows] = labels
         self._seen[rows] += 1
 
@@ -84,10 +86,15 @@ class Outputs:
 
     def chunks(self) -> Iterator[tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"], Float[np.ndarray, "N K"]]]:
         """Rows, labels and the mean softmax of the examples that every network has judged, a few thousand at a time."""
+        for rows, labels, logarithms in self._chunks():
+            yield rows, labels, np.exp(logarithms)
+
+    def _chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """`chunks`, with the logarithms of the means."""
         judged = self._judged()
         for start in range(0, len(judged), CHUNK):
             rows = judged[start : start + CHUNK]
-            yield rows, self._labels[rows], np.asarray(self._sums[rows]) / np.float32(self.networks)
+            yield rows, self._labels[rows], np.asarray(self._sums[rows]) - np.log(np.float32(self.networks))
 
     def _judged(self) -> Int[np.ndarray, "N"]:
         """The rows of the examples that every network has judged."""
@@ -96,14 +103,14 @@ class Outputs:
     def totals(self) -> dict[str, float]:
         """The sums of `training.step.score` over all examples that every network has judged."""
         totals = dict.fromkeys(("examples", "top1_errors", "top5_errors", "loss"), 0)
-        for _, labels, probabilities in self.chunks():
-            for name, value in jax.device_get(_score(probabilities, labels)).items():
+        for _, labels, logarithms in self._chunks():
+            for name, value in jax.device_get(_score(logarithms, labels)).items():
                 totals[name] += value.item()
         return totals
 
     def answers(self) -> Answers:
         """The most probable classes of each example, and whether they are wrong."""
-        parts = [_answers(*chunk) for chunk in self.chunks()]
+        parts = [_answers(*chunk) for chunk in self._chunks()]
         if not parts:
             raise UserError("expected at least one image that can be read, found none.")
         return Answers(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
@@ -166,16 +173,16 @@ def _mapped(shape: tuple[int, int]) -> np.memmap:
 
 
 @jax.jit
-def _score(probabilities: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    return score(jnp.log(probabilities), labels, jnp.ones(labels.shape, bool))
+def _score(logarithms: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    return score(logarithms, labels, jnp.ones(labels.shape, bool))
 
 
-def _answers(rows: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, ...]:
+def _answers(rows: np.ndarray, labels: np.ndarray, logarithms: np.ndarray) -> tuple[np.ndarray, ...]:
     """The fields of `Answers` for some examples."""
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :BEST].astype(np.int32)
-    right = np.take_along_axis(probabilities, labels[:, None], 1)
+    best = np.argsort(-logarithms, axis=1, kind="stable")[:, :BEST].astype(np.int32)
+    right = np.take_along_axis(logarithms, labels[:, None], 1)
     # As ops.losses.in_top_k counts: ties and not-a-number against the network.
-    others = np.sum(~(probabilities < right), axis=1) - 1
+    others = np.sum(~(logarithms < right), axis=1) - 1
     lost = np.isnan(right[:, 0])
-    top = np.take_along_axis(probabilities, best, 1)
+    top = np.exp(np.take_along_axis(logarithms, best, 1))
     return rows, labels, best, top, (others >= 1) | lost, (others >= BEST) | lost

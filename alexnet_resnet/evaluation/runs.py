@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.data import loaders, sources
+from alexnet_resnet.data.examples import EncodedExamples, Examples
 from alexnet_resnet.errors import UserError, check_choice
 from alexnet_resnet.evaluation import ensemble, records
 from alexnet_resnet.evaluation.classification import Result
@@ -78,15 +79,15 @@ def member(
       split: a split or a slice of one; by default the run's test split, or its validation split where it has none.
       dataset: as the configuration's `data.dataset`, if not the run's.
       data_dir: where the dataset is, if not where the run had it.
-      precise_bn: training batches over which the statistics of batch normalisation are taken anew, as plain averages;
-        0 keeps the running moments.
+      precise_bn: training batches of the run, whatever is judged, over which the statistics of batch normalisation are
+        taken anew, as plain averages; 0 keeps the running moments.
       view: what is judged of an image, if not what the run judges; one of `config.EVALUATION_VIEWS`.
       batch_size: images at a time; 0 for as many as the run judges.
 
     Raises:
       UserError: no such run, as `sources.load`, or no batch normalisation whose statistics could be taken anew.
     """
-    config = workdir_lib.read_config(workdir)
+    config, trained = workdir_lib.read_config(workdir), workdir_lib.read_config(workdir)
     config.evaluation.views = view or config.evaluation.views
     config.evaluation.batch_size = batch_size or config.evaluation.batch_size
     check_choice("views", config.evaluation.views, config_lib.EVALUATION_VIEWS)
@@ -94,12 +95,15 @@ def member(
         raise UserError(f"precise_bn={precise_bn}: expected 0 with several processes.")
     config.data.dataset = dataset or config.data.dataset
     config.data.data_dir = data_dir or config.data.data_dir
+    if config.data.dataset == trained.data.dataset:
+        trained.data.data_dir = config.data.data_dir
     examples = sources.load(config.data, split or default_split(config.data))
+    _check_classes(workdir, examples)
     network = state_lib.from_config(config)
     if precise_bn:
         if not jax.tree.leaves(network.shapes[1]):
             raise UserError(f"precise_bn={precise_bn}: expected 0 for {config.model.name} without batch normalisation.")
-        sources.load(config.data, config.data.train_split, "data.train_split")
+        sources.load(trained.data, trained.data.train_split, "data.train_split")
 
     def load(strategy: Strategy) -> state_lib.TrainState:
         _, state = restore(workdir, checkpoint, strategy.everywhere)
@@ -107,8 +111,19 @@ def member(
         return dataclasses.replace(state, opt_state=None)
 
     origin = {"workdir": workdir, "config_hash": records.config_hash(workdir)}
-    prepare = (lambda state: with_precise_statistics(config, network, state, precise_bn)) if precise_bn else None
+    prepare = (lambda state: with_precise_statistics(trained, network, state, precise_bn)) if precise_bn else None
     return Member(f"workdir={workdir!r}", config, network, examples, load, origin, prepare)
+
+
+def _check_classes(workdir: str, examples: Examples | EncodedExamples) -> None:
+    """Refuses the classes that the run was trained on in another order, by which every answer would be wrong."""
+    trained, found = tuple(workdir_lib.read_dataset(workdir)["label_names"]), tuple(examples.label_names)
+    if trained != found and sorted(trained) == sorted(found):
+        number, here, there = next((i, a, b) for i, (a, b) in enumerate(zip(found, trained, strict=True)) if a != b)
+        raise UserError(
+            f"{examples.name}: expected its classes in the order of the run in workdir={workdir!r}, but class {number} "
+            f"is {here!r} here and {there!r} there."
+        )
 
 
 def default_split(data: ConfigDict) -> str:

@@ -1,5 +1,7 @@
 """Several views of one image, judged by the mean of their softmax outputs.
 
+The means are taken of logarithms, as log(sum(exp)): a probability that is too small for a number still has its rank.
+
 Ten crops are those of AlexNet's section 4.1, nine those of its author's nets for CIFAR-10, several scales those of
 ResNet's section 3.4.
 """
@@ -21,7 +23,7 @@ from alexnet_resnet.parallel.strategies import Strategy
 from alexnet_resnet.training.state import Network, TrainState
 from alexnet_resnet.training.step import Batch, evaluation_images, score
 
-# Takes the rows [N], the labels [N] and the softmax outputs [N, K] of examples that were judged.
+# Takes the rows [N], the labels [N] and the log-softmax outputs [N, K] of examples that were judged.
 Take = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 # Examples whose mean softmax outputs are scored together.
@@ -84,13 +86,13 @@ class Views:
         self._sharding, self._shards = split, strategy.shards
         over = functools.partial(jax.jit, out_shardings=split)
         arguments = (*map(strategy.shardings, network.shapes), everywhere, split)
-        self._crop = over(self._crop_probabilities, in_shardings=(*arguments, everywhere))
-        self._whole = over(self._whole_probabilities, in_shardings=arguments)
+        self._crop = over(self._crop_outputs, in_shardings=(*arguments, everywhere))
+        self._whole = over(self._whole_outputs, in_shardings=arguments)
         self._score = jax.jit(
-            lambda total, count, labels, valid: score(jnp.log(total / count), labels, valid), out_shardings=everywhere
+            lambda total, count, labels, valid: score(total - jnp.log(count), labels, valid), out_shardings=everywhere
         )
 
-    def _crop_probabilities(self, params, batch_stats, mean, batch: Batch, place) -> jax.Array:
+    def _crop_outputs(self, params, batch_stats, mean, batch: Batch, place) -> jax.Array:
         data = self._config.data
         canvases, (top, left, mirrored) = batch["image"], place
         count, size = len(canvases), data.image_size
@@ -98,13 +100,13 @@ class Views:
         offsets = jnp.broadcast_to(jnp.stack([top, left]), (count, 2))
         crop = dict(image=crops, offset=offsets, flip=jnp.broadcast_to(mirrored == 1, (count,)))
         logits, _ = self._network.apply(params, batch_stats, evaluation_images(data, mean, crop))
-        return jax.nn.softmax(logits.astype(jnp.float32))
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
 
-    def _whole_probabilities(self, params, batch_stats, mean, batch: Batch) -> jax.Array:
+    def _whole_outputs(self, params, batch_stats, mean, batch: Batch) -> jax.Array:
         # The mean image has one size and these have many: its mean colour is what they lose.
         images = (batch["image"].astype(jnp.float32) - jnp.mean(mean, (0, 1))) / self._config.data.divisor
         logits, _ = self._network.apply(params, batch_stats, images)
-        return jax.nn.softmax(logits.astype(jnp.float32))
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
 
     def crops(self, state: TrainState, batch: Batch) -> tuple[Batch, jax.Array]:
         """Judges a batch of whole canvases, each by the ten or nine crops that `config.evaluation.views` names.
@@ -114,15 +116,15 @@ class Views:
           batch: as the loaders' `evaluation_batches` with whole canvases, on the mesh.
 
         Returns:
-          The sums of `training.step.score`, and the crops' mean softmax outputs [N, K].
+          The sums of `training.step.score`, and the logarithms of the crops' mean softmax outputs [N, K].
         """
-        data, total = self._config.data, 0
+        data, total = self._config.data, -jnp.inf
         places = views.CROPS[self._config.evaluation.views](data.canvas_size, data.image_size)
         for place in places:
             place = tuple(np.int32(number) for number in place)
-            total = total + self._crop(state.params, state.batch_stats, state.mean, batch, place)
+            total = jnp.logaddexp(total, self._crop(state.params, state.batch_stats, state.mean, batch, place))
         count = np.float32(len(places))
-        return self._score(total, count, batch["label"], batch["valid"]), total / count
+        return self._score(total, count, batch["label"], batch["valid"]), total - jnp.log(count)
 
     def multi_scale(
         self, state: TrainState, loader, examples, take: Take | None = None, progress: Callable[[int], None] = _nothing
@@ -133,11 +135,12 @@ class Views:
           state: the network's parameters and statistics.
           loader: of the split; its images are encoded.
           examples: the split.
-          take: called with the rows, labels and mean softmax outputs of the images, a few thousand at a time.
+          take: called with the rows, labels and logarithms of the mean softmax outputs of the images, a few thousand at
+            a time.
           progress: called with the number of images that have been judged at one more scale.
         """
         scales, size = self._config.evaluation.scales, self._config.data.image_size
-        total = np.zeros((len(examples), self._network.num_classes), np.float32)
+        total = np.full((len(examples), self._network.num_classes), -np.inf, np.float32)
         labels, seen = np.zeros(len(examples), np.int32), np.zeros(len(examples), np.int32)
         for side in scales:
             # As many pixels at a time as in a batch of crops; an image is at most twice as long as it is short.
@@ -146,17 +149,17 @@ class Views:
                 images = mesh_lib.put_batch({"image": batch["image"]}, self._sharding)
                 found = np.asarray(self._whole(state.params, state.batch_stats, state.mean, images))
                 rows = batch["row"][batch["valid"]]
-                total[rows] += found[batch["valid"]]
+                total[rows] = np.logaddexp(total[rows], found[batch["valid"]])
                 labels[rows], seen[rows] = batch["label"][batch["valid"]], seen[rows] + 1
                 progress(len(rows))
         valid, sums = seen == len(scales), {}
-        # A part at a time: the device would need room for several arrays as large as all probabilities.
+        # A part at a time: the device would need room for several arrays as large as all outputs.
         for start in range(0, len(examples), CHUNK):
             part = slice(start, start + CHUNK)
-            own = np.where(valid[part, None], total[part], 1.0)
+            own = np.where(valid[part, None], total[part], 0.0)
             scored = self._score(own, np.float32(len(scales)), labels[part], valid[part])
             sums = {name: sums.get(name, 0) + value.item() for name, value in jax.device_get(scored).items()}
             if take is not None:
                 rows = start + np.flatnonzero(valid[part])
-                take(rows, labels[rows], total[rows] / np.float32(len(scales)))
+                take(rows, labels[rows], total[rows] - np.log(np.float32(len(scales))))
         return sums

@@ -25,6 +25,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import hosts
+from alexnet_resnet.training import workdir as workdir_lib
 from alexnet_resnet.training.state import TrainState
 
 # The validation error's name among the digests, whose other names all begin with a bracket.
@@ -147,7 +148,8 @@ class _Manager(ocp.CheckpointManager):
                 expected = json.load(file).get(ERROR, found["error"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        return found if found["error"] == expected else None
+        # What was not known when it was saved may have been found since (`Checkpoints.amend`).
+        return {"error": expected} if found["error"] in (None, expected) else None
 
 
 class Checkpoints:
@@ -266,6 +268,19 @@ class Checkpoints:
         if metrics is None and os.path.isdir(self._place(step)):
             raise Damaged(f"checkpoint {self._place(step)}: its validation error is not what was saved")
         return (metrics or {}).get("error")
+
+    def amend(self, step: int, error: float) -> None:
+        """Notes the validation error of a checkpoint that was saved before it was judged."""
+        path = os.path.join(self._place(step), "digests", "metadata")
+        if hosts.is_first():
+            try:
+                with open(path) as file:
+                    proofs = json.load(file)
+                workdir_lib.write_atomically(path, json.dumps(proofs | {ERROR: error}))
+            except OSError as failure:
+                self._news.append(f"the validation error of step {step} could not be noted ({failure.strerror})")
+        hosts.gather(None)  # until the first has done so
+        self._manager.reload()
 
     def best_step(self) -> int | None:
         """The step with the lowest validation error, the earliest among equals; None where none has one.

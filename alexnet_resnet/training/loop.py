@@ -2,15 +2,12 @@
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import os
-import time
 import uuid
 from collections.abc import Callable
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_resnet import config as config_lib
@@ -21,15 +18,14 @@ from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classification import Evaluator
 from alexnet_resnet.evaluation.views import check_views
 from alexnet_resnet.parallel import hosts, strategies
-from alexnet_resnet.parallel import mesh as mesh_lib
-from alexnet_resnet.parallel.prefetch import prefetch
 from alexnet_resnet.training import initial
 from alexnet_resnet.training import objective as objective_lib
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
-from alexnet_resnet.training import step as step_lib
 from alexnet_resnet.training import workdir as workdir_lib
 from alexnet_resnet.training.checkpoints import Checkpoints, Unsaved
+from alexnet_resnet.training.feed import Resident, Streamed
+from alexnet_resnet.training.judge import Judge
 from alexnet_resnet.training.preemption import Preemption, Stopped
 from alexnet_resnet.training.reporting import Diverged, Meter, Progress, Silence, Writer
 
@@ -96,8 +92,11 @@ def train(config: ConfigDict, workdir: str, at_step: Callable[[int], None] = lam
         _train(config, workdir, strategy, network, splits, at_step)
     if not hosts.is_first():
         return {}
-    curves.draw([workdir], os.path.join(workdir, workdir_lib.CURVE))
-    curves.draw([workdir], os.path.join(workdir, workdir_lib.OVERVIEW), curves.OVERVIEW)
+    try:
+        curves.draw([workdir], os.path.join(workdir, workdir_lib.CURVE))
+        curves.draw([workdir], os.path.join(workdir, workdir_lib.OVERVIEW), curves.OVERVIEW)
+    except OSError as error:
+        print(f"the curves could not be drawn ({error.strerror}); the same command draws them")
     return workdir_lib.final_measurements(workdir) | {"parameters": network.parameter_count}
 
 
@@ -149,18 +148,19 @@ def _train(
     every = {
         name: max(1, in_steps(f"{name}.every", config[name].every)) for name in ("log", "evaluation", "checkpoint")
     }
-    feed = _Resident if config.data.loader == "resident" else _Streamed
+    feed = Resident if config.data.loader == "resident" else Streamed
     run = _Run(
         workdir=workdir,
         total=total,
         every=every,
         steps_per_call=config.train.steps_per_call,
         steps_per_epoch=steps_per_epoch,
-        skips=config.train.max_skips - _skips_before(workdir),
+        max_skips=config.train.max_skips,
+        skips=_skips_before(workdir),
         rate=rate,
         start=start,
         advance=feed(config, network, optimizer, rate, objective, strategy, loader, total),
-        judge=_Judge(Evaluator(config, network, strategy), splits, writer, progress),
+        judge=Judge(Evaluator(config, network, strategy), splits, writer, progress),
         checkpoints=checkpoints,
         faults=loader.faults,
         meter=Meter(every["log"], config.train.batch_size, writer, progress),
@@ -170,23 +170,22 @@ def _train(
         state=state,
         number=begin,
     )
-    try:
+    with contextlib.ExitStack() as last:
+        # From below: the signals last, so that none ends what is being saved.
+        for close in (run.preemption.close, progress.close, writer.close, run.say_news, checkpoints.close):
+            last.callback(close)
         with hosts.side_by_side(Diverged, Stopped, Unsaved):
             run.finish()
-    finally:
-        checkpoints.close()
-        for news in checkpoints.news():
-            progress.say(news)
-        writer.close()
-        progress.close()
-        # Last, so that a signal does not end what is being saved.
-        run.preemption.close()
 
 
 def _skips_before(workdir: str) -> int:
     """How often the run went back to a checkpoint before it came to where it stands."""
     rows = workdir_lib.read_metrics(workdir) if hosts.is_first() else ()
     return hosts.gather(sum(SKIPPED in row for row in rows))[0]
+
+
+class _Interrupted(Exception):
+    """An evaluation was told to stop before its end."""
 
 
 @dataclasses.dataclass
@@ -199,7 +198,8 @@ class _Run:
       every: the steps from one 'log', 'evaluation' or 'checkpoint' to the next.
       steps_per_call: that one call of `advance` takes at most.
       steps_per_epoch: a float.
-      skips: how often the run may still go back to a checkpoint.
+      max_skips: how often the run may go back to a checkpoint.
+      skips: how often it has.
       rate: the learning rate at each step.
       start: gives the newest checkpoint's state, or a fresh one.
       advance: takes steps.
@@ -216,11 +216,12 @@ class _Run:
     every: dict[str, int]
     steps_per_call: int
     steps_per_epoch: float
+    max_skips: int
     skips: int
     rate: Callable
     start: Callable[[], state_lib.TrainState]
-    advance: "_Streamed | _Resident"
-    judge: "_Judge"
+    advance: Streamed | Resident
+    judge: Judge
     checkpoints: Checkpoints
     faults: Faults
     meter: Meter
@@ -239,11 +240,7 @@ class _Run:
           Stopped: a signal came; the state is saved.
           Unsaved: it, or the last state, could not be saved.
         """
-        if 0 < self.number < self.total and self.number % self.every["evaluation"] == 0:
-            # A run that was told to stop here was saved before it was judged.
-            missing = "validation" in self.judge.splits and self.checkpoints.error(self.number) is None
-            if missing or not self.judge.has_judged(self.workdir, self.number):
-                self._evaluate()
+        self._make_up()
         self.advance.begin(self.number)
         while self.number < self.total:
             try:
@@ -251,6 +248,20 @@ class _Run:
             except Diverged as diverged:
                 self._go_back(diverged)
         self.checkpoints.wait(self.total)
+
+    def _make_up(self) -> None:
+        """Judges where a run was told to stop, which was saved before it was judged."""
+        last = self.number == self.total
+        if self.number == 0 or not (last or self.number % self.every["evaluation"] == 0):
+            return
+        missing = "validation" in self.judge.splits and self.checkpoints.error(self.number) is None
+        if missing or not self.judge.has_judged(self.workdir, self.number, last):
+            try:
+                error = self._evaluate(last)
+            except _Interrupted as interrupted:
+                raise Stopped(self.number, self.preemption.due()) from interrupted
+            if error is not None:
+                self.checkpoints.amend(self.number, error)
 
     def _call(self) -> None:
         """Takes some steps and does what is due after them."""
@@ -260,8 +271,8 @@ class _Run:
         self.state, measured, waited = self.advance(self.state, self.number, count)
         self.number += count
         self.at_step(self.number)
-        self.meter.add(self.number, measured, waited, count)
         self.progress.advance(count)
+        self.meter.add(self.number, measured, waited, count)
         new_epoch = self.number // self.steps_per_epoch > (self.number - count) // self.steps_per_epoch
         last, patient = self.number == self.total, self.faults.patient and self.number % self.every["log"] == 0
         if new_epoch or last or patient:
@@ -275,23 +286,39 @@ class _Run:
         self.meter.pause()
         if last or why:
             self.meter.finish()
-        # Whoever stops may not have the time that an evaluation takes; the next start makes up for it. The last
-        # evaluation comes before the last checkpoint: a run that has one is complete.
-        error = self._evaluate(last) if last or (evaluates and not why) else None
+        # Whoever stops may not have the time that an evaluation takes; the next start makes up for it.
+        error, judged = None, True
+        try:
+            if last or (evaluates and not why):
+                error = self._evaluate(last)
+        except _Interrupted:
+            judged, why = False, self.preemption.due()
         self.checkpoints.save(self.number, self.state, error)
-        for news in self.checkpoints.news():
-            self.progress.say(news)
+        self.say_news()
         self.meter.proceed()
-        if why and not last:
+        if why and not (last and judged):
             self.checkpoints.wait(self.number)
             raise Stopped(self.number, why)
 
+    def say_news(self) -> None:
+        """Tells what could not be saved."""
+        for news in self.checkpoints.news():
+            self.progress.say(news)
+
     def _evaluate(self, last: bool = False) -> float | None:
-        """The validation error, if there is one to measure; the plateau rule may cut the learning rate for it."""
-        error = self.judge(self.number, self.state, last)
+        """The validation error, if there is one to measure; the plateau rule may cut the learning rate for it.
+
+        Raises:
+          _Interrupted: a signal came before its end.
+        """
+        error = self.judge(self.number, self.state, last, self._heed)
         if error is not None:
             self.state = _control(self.rate, self.state, self.number, error, self.progress)
         return error
+
+    def _heed(self, images: int) -> None:
+        if self.preemption.noticed:
+            raise _Interrupted
 
     def _go_back(self, diverged: Diverged) -> None:
         """Goes on after the step that diverged, with the newest checkpoint's state: what came since is left out.
@@ -299,9 +326,10 @@ class _Run:
         Raises:
           Diverged: there has been too much of it.
         """
-        if self.skips < 1:
+        if self.skips >= self.max_skips:
+            diverged.skips = self.skips
             raise diverged
-        self.skips -= 1
+        self.skips += 1
         self.meter.forget()
         # The arrays of the state were given to the last call.
         state = self.start()
@@ -330,8 +358,11 @@ def _tell(faults: Faults, workdir: str, progress: Progress) -> None:
         new = faults.new(hosts.gather)
     if new and hosts.is_first():
         progress.say(faults.summary(new))
-        with open(os.path.join(workdir, workdir_lib.UNREADABLE), "a") as file:
-            file.writelines(f"{reason}\n" for reason in new)
+        try:
+            with open(os.path.join(workdir, workdir_lib.UNREADABLE), "a") as file:
+                file.writelines(f"{reason}\n" for reason in new)
+        except OSError as error:
+            progress.say(f"they are not listed in {workdir_lib.UNREADABLE} ({error.strerror})")
 
 
 def _start(config, network, optimizer, training, loader, strategy, checkpoints) -> state_lib.TrainState:
@@ -350,114 +381,7 @@ def _start(config, network, optimizer, training, loader, strategy, checkpoints) 
         )
         state = jax.jit(create, out_shardings=state_lib.shardings(network, optimizer, strategy))(*measured)
         state = initial.begin(config, state, network, optimizer, strategy)
+        if config.train.init_from:
+            # The other run may have another end by the next start.
+            checkpoints.save(0, state)
     return state
-
-
-class _Streamed:
-    """Takes steps on batches from the host, one at a time; to be told where to begin before the first."""
-
-    def __init__(self, config, network, optimizer, rate, objective, strategy, loader, total):
-        self._step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data, objective)
-        self._config, self._loader, self._sharding, self._total = config, loader, strategy.batch, total
-        self._batches = iter(())
-
-    def begin(self, number: int) -> None:
-        """The next step is the one after `number`."""
-        size, config = self._config.train.batch_size, self._config
-        share = mesh_lib.share(size, self._sharding)
-        host = self._loader.training_batches(size, config.seed, number, self._total, share)
-        self._batches = prefetch(host, self._sharding, config.data.prefetch, size)
-
-    def __call__(self, state, number: int, count: int):
-        """The state and the measurements after the next step, and the seconds that it waited for its batch."""
-        asked = time.monotonic()
-        batch = next(self._batches)
-        waited = time.monotonic() - asked
-        return *self._step(state, batch), waited
-
-
-class _Resident:
-    """Takes steps, several in a call, on batches that the device makes itself."""
-
-    def __init__(self, config, network, optimizer, rate, objective, strategy, loader, total):
-        self._steps = step_lib.compile_resident_steps(network, optimizer, rate, strategy, config, objective)
-        self._arrays, self._size = loader.on_device(strategy.everywhere), config.train.batch_size
-
-    def begin(self, number: int) -> None:
-        """Batches are made by their number, so there is nothing to prepare."""
-
-    def __call__(self, state, number: int, count: int):
-        """The state and the measurements after the `count` steps after `number`, and no seconds of waiting."""
-        epoch, place = divmod(number * self._size, len(self._arrays["labels"]))
-        return *self._steps(state, self._arrays, np.int32(epoch), np.int32(place), np.int32(count)), 0.0
-
-
-class _Judge:
-    """Evaluates during training and writes down what it finds."""
-
-    def __init__(self, evaluate: Evaluator, splits: dict, writer: Writer, progress: Progress):
-        self._evaluate, self.splits, self._writer, self._progress = evaluate, splits, writer, progress
-
-    def __call__(self, step: int, state: state_lib.TrainState, last: bool) -> float | None:
-        """The error on the validation split, by which the best checkpoint is chosen; None where there is none.
-
-        Without a validation split the test split is judged, as the papers' figures show it, but nothing is chosen by
-        it. At the end both are judged.
-        """
-        names = [name for name in ("validation", "test") if name in self.splits]
-        errors = {name: self._judge(step, state, name) for name in (names if last else names[:1])}
-        return errors.get("validation")
-
-    def has_judged(self, workdir: str, step: int) -> bool:
-        """Whether the evaluation that was due at a step is written down."""
-        names = [f"{name}/error" for name in self.splits if name != "train"]
-        rows = workdir_lib.read_metrics(workdir) if hosts.is_first() else ()
-        return hosts.gather(any(row["step"] == step and any(name in row for name in names) for row in rows))[0]
-
-    def _judge(self, step: int, state: state_lib.TrainState, split: str) -> float:
-        result = self._evaluate(state, self.splits[split])
-        for news in self._evaluate.news():
-            self._progress.say(news)
-        errors = {f"{split}/error": result.top1_error, f"{split}/top5_error": result.top5_error}
-        self._writer.write(step, **{f"{split}/loss": result.loss}, **errors)
-        self._progress.say(
-            f"step {step}: {split} error {100 * result.top1_error:.2f}%, "
-            f"top-5 error {100 * result.top5_error:.2f}% ({result.counted})"
-        )
-        return result.top1_error
-
-
-def print_summary(final: dict[str, float], workdir: str) -> None:
-    """Prints a finished run's results as a table, and where everything is."""
-    percent, here = (lambda share: f"{100 * share:.2f}%"), functools.partial(os.path.join, workdir)
-    lines = [("parameters", f"{final['parameters']:,}"), ("steps", f"{final['step']:,}")]
-    if "train/skipped_steps" in final:
-        lines.append(("skipped steps", f"{final['train/skipped_steps']:,}"))
-    if "train/error" in final:
-        lines += [
-            ("train error (last steps)", percent(final["train/error"])),
-            ("train loss (last steps)", f"{final['train/loss']:.4g}"),
-        ]
-    if "validation/error" in final:
-        best = f"lowest {percent(final['best/error'])}, step {final['best/step']:,}"
-        lines.append(("validation error", f"{percent(final['validation/error'])} ({best})"))
-    if "test/error" in final:
-        lines.append(("test error", percent(final["test/error"])))
-    if "train/error" in final:
-        lines += [
-            ("learning rate (last)", f"{final['train/learning_rate']:.3g}"),
-            ("gradient norm (last)", f"{final['train/gradient_norm']:.3g}"),
-        ]
-    if "train/seconds" in final:
-        lines.append(("training time", f"{datetime.timedelta(seconds=round(final['train/seconds']))}"))
-    if "train/images_per_second" in final:
-        lines += [
-            ("training speed", f"{final['train/images_per_second']:,.0f} images/s"),
-            ("waiting for input", f"{100 * final['train/input_wait_share']:.1f}% of the time"),
-        ]
-    if "train/device_memory_gib" in final:
-        lines.append(("device memory (most)", f"{final['train/device_memory_gib']:.2f} GiB"))
-    lines += [("curve", here(workdir_lib.CURVE)), ("all measurements", here(workdir_lib.OVERVIEW))]
-    lines.append(("checkpoints", here(workdir_lib.CHECKPOINTS)))
-    width = max(len(what) for what, _ in lines)
-    print("\n" + "\n".join(f"  {what:<{width}}  {value}" for what, value in lines), flush=True)

@@ -57,6 +57,11 @@ class Preemption:
                 return
         self._noticed = signal.Signals(number).name
 
+    @property
+    def noticed(self) -> bool:
+        """Whether this process alone, where it is alone, has been told to stop. To be asked anywhere."""
+        return bool(self._noticed) and not self._together
+
     def due(self) -> str:
         """The name of the signal to stop for, the same on all processes, or ''.
 

@@ -25,11 +25,12 @@ class Diverged(Exception):
 
     Attributes:
       step: where.
+      skips: how often the run had gone back to a checkpoint before.
     """
 
     def __init__(self, step: int, text: str):
         super().__init__(f"step {step}: {text}")
-        self.step = step
+        self.step, self.skips = step, 0
 
 
 class Writer:
@@ -162,10 +163,12 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the bar."""
-        if self._bar:
-            self._bar.write(text)
-        else:
-            print(text, flush=True)
+        # A log on a disk that is full, or a reader that has gone, is no reason to end a run.
+        with contextlib.suppress(OSError):
+            if self._bar:
+                self._bar.write(text)
+            else:
+                print(text, flush=True)
 
     def close(self) -> None:
         if self._bar:

@@ -93,11 +93,18 @@ def claim(workdir: str, config: ConfigDict, dataset: dict) -> Iterator[None]:
 
 
 def write_mark(workdir: str, mark: str) -> None:
-    """Leaves a mark by which other processes know the folder again; `claim` holds the file."""
-    with open(os.path.join(workdir, LOCK), "w") as file:
-        file.write(mark)
-        file.flush()
-        os.fsync(file.fileno())
+    """Leaves a mark by which other processes know the folder again; `claim` holds the file.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        with open(os.path.join(workdir, LOCK), "w") as file:
+            file.write(mark)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"workdir={workdir!r}: expected a folder that can be written ({error.strerror}).") from error
 
 
 def check_mark(workdir: str, mark: str) -> None:

@@ -1,9 +1,12 @@
 """The commands that look: evaluate and summarize."""
 
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.errors import UserError
@@ -77,6 +80,35 @@ def test_precise_statistics_are_those_of_the_training_batches(run, shapes_npz):
     assert not np.allclose(precise.batch_stats["bn1"]["mean"], state.batch_stats["bn1"]["mean"], rtol=1e-6)
     _, result, _ = runs.evaluate_run(str(workdir), precise_bn=6)
     assert result.top1_error <= final["test/error"] + 0.1
+
+
+def test_precise_statistics_are_of_the_run_s_own_data_whatever_is_judged(run, tmp_path, monkeypatch):
+    workdir, _ = run
+    for name in "0123":
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "val" / name / "a.png")
+    seen = []
+    monkeypatch.setattr(runs, "with_precise_statistics", lambda config, *arguments: seen.append(config.data))
+    given = {"split": "validation", "dataset": "folder", "data_dir": str(tmp_path), "precise_bn": 2}
+    member = runs.member(str(workdir), **given)
+    member.prepare(None)
+    own = workdir_lib.read_config(str(workdir)).data
+    assert member.config.data.dataset == "folder" and len(member.examples) == 4
+    assert (seen[0].dataset, seen[0].data_dir) == (own.dataset, own.data_dir) == ("npz", own.data_dir)
+
+
+def test_classes_in_another_order_than_the_run_s_are_refused(run, tmp_path):
+    workdir, _ = run
+    shutil.copytree(workdir, tmp_path / "run")
+    dataset = json.loads((workdir / "dataset.json").read_text())
+    names = dataset["label_names"]
+    (tmp_path / "run" / "dataset.json").write_text(
+        json.dumps(dataset | {"label_names": [names[1], names[0], *names[2:]]})
+    )
+    with pytest.raises(
+        UserError, match=f"order of the run in .* but class 0 is {names[0]!r} here and {names[1]!r} there"
+    ):
+        runs.evaluate_run(str(tmp_path / "run"))
 
 
 def test_the_evaluate_command_prints_step_examples_and_errors(run, command):

@@ -86,7 +86,7 @@ def test_one_network_twice_is_that_network(view):
     made = make(2, view=view)
     once = ensemble.judge([member(made)], runs.over_all_devices(), keep=True)
     twice = ensemble.judge([member(made), member(made)], runs.over_all_devices())
-    np.testing.assert_array_equal(kept(twice.outputs), kept(once.outputs))
+    np.testing.assert_allclose(kept(twice.outputs), kept(once.outputs), rtol=1e-6)
     assert twice.results == (once.result, once.result)
     assert dataclasses.replace(twice.result, loss=0) == dataclasses.replace(once.result, loss=0)
     assert twice.result.loss == pytest.approx(once.result.loss, rel=1e-5)
@@ -101,6 +101,20 @@ def test_keeping_the_outputs_changes_no_bit_of_the_sums(view):
     assert ensemble.judge([member(made)], runs.over_all_devices()).outputs is None
     right = kept(verdict.outputs)[np.arange(19), LABELS].astype(np.float64)
     assert plain.loss == pytest.approx(-np.log(right).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("view", ["centre", "ten_crop"])
+def test_probabilities_too_small_for_a_number_keep_their_ranks(view):
+    """One network twice is that network also where most of its softmax outputs are zero in float32."""
+    config, network, state = make(2, view=view)
+    config.data.divisor = 0.02
+    made = config, network, state
+    once = ensemble.judge([member(made)], runs.over_all_devices(), keep=True)
+    assert np.mean(kept(once.outputs) == 0) > 0.3, "else nothing is proved"
+    twice = ensemble.judge([member(made), member(made)], runs.over_all_devices())
+    assert np.isfinite(once.result.loss) and once.result.loss > 100
+    assert twice.result.loss == pytest.approx(once.result.loss, rel=1e-5)
+    assert dataclasses.replace(twice.result, loss=0) == dataclasses.replace(once.result, loss=0)
 
 
 def test_all_states_are_loaded_before_the_first_is_judged(two):

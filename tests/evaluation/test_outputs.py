@@ -27,7 +27,7 @@ def filled(monkeypatch):
     outputs = Outputs(11, 7, networks=2)
     for probabilities, order in zip(both, (np.arange(11), np.delete(np.arange(11)[::-1], 6)), strict=True):
         for rows in np.array_split(order, 3):
-            outputs.add(rows, labels[rows], probabilities[rows])
+            outputs.add(rows, labels[rows], np.log(probabilities[rows]))
     keep = np.delete(np.arange(11), 4)
     return outputs, keep, labels[keep], ((both[0] + both[1]) / np.float32(2))[keep]
 
@@ -66,14 +66,14 @@ def test_what_is_saved_is_what_was_judged(filled, tmp_path):
 
 def test_ties_count_against_the_network():
     outputs = Outputs(2, 3)
-    outputs.add(np.arange(2), np.array([0, 1], np.int32), np.full((2, 3), 1 / 3, np.float32))
+    outputs.add(np.arange(2), np.array([0, 1], np.int32), np.log(np.full((2, 3), 1 / 3, np.float32)))
     assert outputs.answers().top1_wrong.all() and outputs.totals()["top1_errors"] == 2
     assert not outputs.answers().top5_wrong.any()
 
 
 def test_a_full_disk_is_said_in_one_line(monkeypatch, tmp_path):
     outputs = Outputs(2, 3)
-    outputs.add(np.arange(2), np.zeros(2, np.int32), np.full((2, 3), 1 / 3, np.float32))
+    outputs.add(np.arange(2), np.zeros(2, np.int32), np.log(np.full((2, 3), 1 / 3, np.float32)))
 
     def full(*arguments, **arrays):
         raise OSError(errno.ENOSPC, "No space left on device")

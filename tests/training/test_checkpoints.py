@@ -174,7 +174,7 @@ def test_a_damaged_validation_error_is_reported_and_the_checkpoint_before_is_tak
     assert "trying the one before" in caplog.text and str(tmp_path / "c" / "2") in caplog.text
     assert checkpoints.steps() == [1] and checkpoints.best_step() == 1
     checkpoints.save(2, states[1], 0.5)
-    checkpoints.wait()
+    checkpoints.wait(2)
     assert checkpoints.error(2) == 0.5 and checkpoints.best_step() == 1
     checkpoints.close()
 
@@ -188,7 +188,7 @@ def test_a_best_checkpoint_whose_error_is_damaged_stays_and_is_named(tmp_path, m
     assert_same(checkpoints.restore_newest(like(states[0], mesh_lib.replicated(mesh))), states[2])
     for state in states[3:]:
         checkpoints.save(int(state.step), state, 0.9)
-    checkpoints.wait()
+    checkpoints.wait(5)
     assert {1, 4, 5} <= set(checkpoints.steps())
     for ask in (checkpoints.best_step, lambda: checkpoints.error(1)):
         with pytest.raises(Damaged, match=f"{tmp_path}/c/1: its validation error is not what was saved"):

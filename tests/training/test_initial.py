@@ -78,7 +78,9 @@ def test_parameters_and_velocity_are_the_other_runs_and_all_else_is_new(shapes_n
         assert_equal(tuple(state.average), (last.params, last.batch_stats))
 
 
-def test_a_run_begins_where_the_other_ended_and_goes_on_without_it(shapes_npz, first, tmp_path, capsys):
+@pytest.mark.parametrize("killed_at", [1, 3])
+def test_a_run_begins_where_the_other_ended_and_goes_on_without_it(killed_at, shapes_npz, first, tmp_path, capsys):
+    """Without it from the first step on: it may have another end by then."""
     config, source, whole, stopped = make_config(shapes_npz), *(str(tmp_path / name) for name in "abc")
     shutil.copytree(first, source)
     config.train.init_from = source
@@ -90,7 +92,7 @@ def test_a_run_begins_where_the_other_ended_and_goes_on_without_it(shapes_npz, f
         pass
 
     def at_step(number):
-        if number == 3:
+        if number == killed_at:
             raise Killed
 
     with pytest.raises(Killed):

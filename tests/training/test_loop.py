@@ -1,10 +1,12 @@
 """What the loop does when it is told to stop, when its loss is no longer finite, when the disk is full."""
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
 import signal
+import sys
 import time
 
 import jax
@@ -241,3 +243,76 @@ def test_a_number_of_skips_below_zero_is_refused(shapes_npz, tmp_path):
     config.train.max_skips = -1
     with pytest.raises(UserError, match="train.max_skips=-1: expected a number of at least 0"):
         loop.train(config, str(tmp_path / "run"))
+
+
+def test_a_log_that_cannot_be_written_ends_no_run(shapes_npz, tmp_path, monkeypatch):
+    """As where the log lies on the disk that is full, or its reader has gone."""
+    config = make_config(shapes_npz)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        final = loop.train(config, str(tmp_path / "run"))
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert final["step"] == 6
+
+
+def test_curves_that_cannot_be_drawn_are_said_and_the_run_is_complete(shapes_npz, tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop.curves, "draw", full)
+    assert loop.train(make_config(shapes_npz), str(tmp_path / "run"))["step"] == 6
+    assert "the curves could not be drawn (No space left on device)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at", [4, 6])
+def test_a_stop_during_an_evaluation_does_not_wait_for_its_end(at, shapes_npz, tmp_path, monkeypatch):
+    """In the middle of the run, and at its end, where both splits are judged."""
+    config, stopped, whole = make_config(shapes_npz), str(tmp_path / "stopped"), str(tmp_path / "whole")
+    config.data.test_split = "test"
+    config.evaluation.batch_size = 8
+    loop.train(config, whole)
+    heed, judged = loop._Run._heed, []
+
+    def told(run, images):
+        judged.append(images)
+        if run.number == at and not run.preemption.noticed:
+            judged.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+        heed(run, images)
+
+    monkeypatch.setattr(loop._Run, "_heed", told)
+    with pytest.raises(Stopped, match=f"after step {at}"):
+        loop.train(config, stopped)
+    monkeypatch.undo()
+    assert not judged, "nothing was judged after the signal"
+    assert [row["step"] for row in rows(stopped)] == list(range(2, at, 2))
+    assert loop.train(config, stopped)["step"] == 6
+    assert untimed(stopped) == untimed(whole)
+    assert_same(restored(stopped), restored(whole))
+
+
+def test_a_checkpoint_that_was_judged_later_can_be_the_best(shapes_npz, tmp_path, monkeypatch):
+    """A run is stopped just where its lowest error would have been measured."""
+    config, workdir = make_config(shapes_npz), str(tmp_path / "run")
+    config.checkpoint.update(keep_last=1, keep_best=1)
+    errors, judge = {2: 0.5, 4: 0.25, 6: 0.75}, loop.Judge.__call__
+
+    def judged(self, step, state, last, heed=None):
+        judge(self, step, state, last, heed)
+        return errors[step]
+
+    monkeypatch.setattr(loop.Judge, "__call__", judged)
+
+    def at_step(number):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        loop.train(config, workdir, at_step)
+    loop.train(config, workdir)
+    checkpoints = checkpoints_lib.Checkpoints(os.path.join(workdir, workdir_lib.CHECKPOINTS), read_only=True)
+    assert (checkpoints.steps(), checkpoints.best_step(), checkpoints.error(4)) == ([4, 6], 4, 0.25)
+    checkpoints.close()
+    assert int(restored(workdir, "best").step) == 4
