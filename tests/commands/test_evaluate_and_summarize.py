@@ -102,12 +102,9 @@ def test_classes_in_another_order_than_the_run_s_are_refused(run, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
     dataset = json.loads((workdir / "dataset.json").read_text())
     names = dataset["label_names"]
-    (tmp_path / "run" / "dataset.json").write_text(
-        json.dumps(dataset | {"label_names": [names[1], names[0], *names[2:]]})
-    )
-    with pytest.raises(
-        UserError, match=f"order of the run in .* but class 0 is {names[0]!r} here and {names[1]!r} there"
-    ):
+    turned = dataset | {"label_names": [names[1], names[0], *names[2:]]}
+    (tmp_path / "run" / "dataset.json").write_text(json.dumps(turned))
+    with pytest.raises(UserError, match=f"order of the run in .* class 0 is {names[0]!r} here and {names[1]!r} there"):
         runs.evaluate_run(str(tmp_path / "run"))
 
 

@@ -195,7 +195,7 @@ def test_a_damaged_record_costs_one_encoded_example(pictures, tmp_path):
     folder = copy(pictures, tmp_path)
     path = next(Path(folder).rglob("*train*tfrecord*"))
     content = bytearray(path.read_bytes())
-    content[content.index(b"n03.JPEG") + 20] ^= 1
+    content[content.index(b"n03.JPEG") + 1] ^= 1
     path.write_bytes(content)
     examples = tfds_folder.load(make_data(folder, "tiny"), "train")
     with pytest.raises(Unreadable, match=r"tiny-train.* record 3: .*CRC32C"):

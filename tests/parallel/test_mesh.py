@@ -115,7 +115,7 @@ def test_examples_that_do_not_follow_each_other_find_their_places(monkeypatch):
 @pytest.mark.parametrize(("data", "model", "axes"), [(8, 1, ("data",)), (4, 2, ("data",)), (4, 2, ("data", "model"))])
 def test_own_rows_are_those_that_were_put(data, model, axes):
     """Also where devices along the other axis hold the same."""
-    sharding = mesh_lib.split_batch(mesh_lib.create(parallel(data, model)), axes)
+    sharding = mesh_lib.split_batch(mesh_lib.create(data, model), axes)
     batch = {"x": np.arange(48).reshape(16, 3), "y": np.arange(16)}
     for name, array in mesh_lib.put_batch(batch, sharding).items():
         np.testing.assert_array_equal(mesh_lib.own_rows(array), batch[name])
