@@ -38,12 +38,9 @@ BATCH_SIZE = flags.DEFINE_integer(
 PRECISE_BN = flags.DEFINE_integer(
     "precise_bn",
     0,
-    "Training batches to take batch normalisation's statistics from anew, as plain averages over all their images, as "
-    "those of the ResNet paper's released models are; 0 keeps the running moments. It costs reading so many batches "
-    "and a forward pass each, a third of as many training steps, and leaves the checkpoint as it is. It helps where "
-    "the running moments lag behind: early in training, at a high rate, or after few steps; at the end of a schedule "
-    "it changes little.",
-    lower_bound=0,
+    "Training batches of the run to take batch normalisation's statistics from anew, as plain averages over all their "
+    "images, as those of the ResNet paper's released models are; 0 keeps the running moments. It costs reading so many "
+    "batches and a forward pass each, and leaves the checkpoint as it is.",
 )
 RESULTS = flags.DEFINE_string(
     "results", "", "The file that the result is appended to; by default results.jsonl in the (first) run's folder."
