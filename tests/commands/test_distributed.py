@@ -200,14 +200,14 @@ def test_when_one_is_lost_all_end_and_the_same_command_goes_on(
     assert_same(final_state(workdir), final_state(together))
 
 
-@pytest.mark.parametrize("told", [0, 1])
-def test_sigterm_to_one_saves_the_same_step_on_all(
-    together, small, tmp_path, told, command, final_state, assert_same, cluster
+@pytest.mark.parametrize(("told", "how"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_signal_to_one_saves_the_same_step_on_all(
+    together, small, tmp_path, told, how, command, final_state, assert_same, cluster
 ):
     workdir = tmp_path / "run"
     with cluster(tmp_path / "stopped", small(workdir), 2) as processes:
         processes.until(lambda: saved(workdir))
-        processes.processes[told].send_signal(signal.SIGTERM)
+        processes.processes[told].send_signal(how)
         assert processes.wait() == [0, 0], [processes.said(number) for number in range(2)]
         out = processes.said(0)[0]
         assert "ended after" not in processes.said(0)[1] + processes.said(1)[1], "the watchers have nothing to say"
