@@ -77,7 +77,7 @@ def test_an_ensemble_is_the_mean_of_its_members_outputs(own, tmp_path, command):
     assert result.returncode == 0, result.stderr
     first, second, together = (np.load(path) for path in (*alone, both))
     mean = (first["softmax"] + second["softmax"]) / np.float32(2)
-    np.testing.assert_array_equal(together["softmax"], mean)
+    np.testing.assert_allclose(together["softmax"], mean, rtol=1e-6)
     np.testing.assert_array_equal(together["row"], np.arange(27))
     labels = together["label"]
     np.testing.assert_array_equal(labels, np.arange(27) % 4)
