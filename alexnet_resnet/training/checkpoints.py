@@ -28,8 +28,9 @@ from alexnet_resnet.parallel import hosts
 from alexnet_resnet.training import workdir as workdir_lib
 from alexnet_resnet.training.state import TrainState
 
-# The validation error's name among the digests, whose other names all begin with a bracket.
-ERROR = "error"
+# Names among the digests, whose other names all begin with a bracket: the validation error that the state was saved
+# with, and the one that was measured later.
+ERROR, LATER = "error", "error measured later"
 
 
 def digest(x: Array) -> UInt32[Array, ""]:
@@ -145,11 +146,12 @@ class _Manager(ocp.CheckpointManager):
             found = super().metrics(step)
             with open(os.path.join(self.directory, str(step), "digests", "metadata")) as file:
                 # Runs from before the error stood there have it once.
-                expected = json.load(file).get(ERROR, found["error"])
+                proofs = {ERROR: found["error"], LATER: None} | json.load(file)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        # What was not known when it was saved may have been found since (`Checkpoints.amend`).
-        return {"error": expected} if found["error"] in (None, expected) else None
+        if found["error"] != proofs[ERROR]:
+            return None
+        return found if proofs[LATER] is None else {"error": proofs[LATER]}
 
 
 class Checkpoints:
@@ -270,17 +272,23 @@ class Checkpoints:
         return (metrics or {}).get("error")
 
     def amend(self, step: int, error: float) -> None:
-        """Notes the validation error of a checkpoint that was saved before it was judged."""
+        """Notes the validation error of a checkpoint that was saved without one, for the choice of the best."""
         path = os.path.join(self._place(step), "digests", "metadata")
         if hosts.is_first():
             try:
                 with open(path) as file:
                     proofs = json.load(file)
-                workdir_lib.write_atomically(path, json.dumps(proofs | {ERROR: error}))
+                workdir_lib.write_atomically(path, json.dumps(proofs | {LATER: error}))
             except OSError as failure:
                 self._news.append(f"the validation error of step {step} could not be noted ({failure.strerror})")
         hosts.gather(None)  # until the first has done so
         self._manager.reload()
+
+    def was_judged(self, step: int) -> bool:
+        """Whether a state was saved after its validation, and so knows what followed from it."""
+        with open(os.path.join(self._place(step), "digests", "metadata")) as file:
+            proofs = json.load(file)
+        return hosts.gather(proofs.get(ERROR, self.error(step)) is not None)[0]
 
     def best_step(self) -> int | None:
         """The step with the lowest validation error, the earliest among equals; None where none has one.
@@ -323,7 +331,8 @@ class Checkpoints:
             raise Damaged(f"checkpoint {self._place(step)}: {_reason(error)}", hosts.several()) from error
         self.error(step)
         fields, expected = found["state"], found["digests"]
-        expected.pop(ERROR, None)
+        for name in (ERROR, LATER):
+            expected.pop(name, None)
         actual = _values(fields)
         wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
         if wrong:

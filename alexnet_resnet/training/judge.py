@@ -16,7 +16,7 @@ class Judge:
         self._evaluate, self.splits, self._writer, self._progress = evaluate, splits, writer, progress
 
     def __call__(
-        self, step: int, state: TrainState, last: bool, heed: Callable[[int], None] | None = None
+        self, step: int, state: TrainState, last: bool, written: bool, heed: Callable[[int], None] | None = None
     ) -> float | None:
         """The error on the validation split, by which the best checkpoint is chosen; None where there is none.
 
@@ -27,6 +27,7 @@ class Judge:
           step: where the run stands.
           state: its state.
           last: whether that is its end.
+          written: whether what will be found is written down already.
           heed: called with each number of images that have been judged; it may raise an exception.
         """
         results = {}
@@ -36,7 +37,8 @@ class Judge:
                 self._progress.say(news)
         for name, result in results.items():
             errors = {f"{name}/error": result.top1_error, f"{name}/top5_error": result.top5_error}
-            self._writer.write(step, **{f"{name}/loss": result.loss}, **errors)
+            if not written:
+                self._writer.write(step, **{f"{name}/loss": result.loss}, **errors)
             self._progress.say(
                 f"step {step}: {name} error {100 * result.top1_error:.2f}%, "
                 f"top-5 error {100 * result.top5_error:.2f}% ({result.counted})"

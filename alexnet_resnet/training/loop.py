@@ -254,14 +254,16 @@ class _Run:
         last = self.number == self.total
         if self.number == 0 or not (last or self.number % self.every["evaluation"] == 0):
             return
-        missing = "validation" in self.judge.splits and self.checkpoints.error(self.number) is None
-        if missing or not self.judge.has_judged(self.workdir, self.number, last):
-            try:
-                error = self._evaluate(last)
-            except _Interrupted as interrupted:
-                raise Stopped(self.number, self.preemption.due()) from interrupted
-            if error is not None:
-                self.checkpoints.amend(self.number, error)
+        written = self.judge.has_judged(self.workdir, self.number, last)
+        # What is written may not be in the state: the start that made up for it may have been killed since.
+        if written and ("validation" not in self.judge.splits or self.checkpoints.was_judged(self.number)):
+            return
+        try:
+            error = self._evaluate(last, written)
+        except _Interrupted as interrupted:
+            raise Stopped(self.number, self.preemption.due()) from interrupted
+        if error is not None:
+            self.checkpoints.amend(self.number, error)
 
     def _call(self) -> None:
         """Takes some steps and does what is due after them."""
@@ -305,13 +307,13 @@ class _Run:
         for news in self.checkpoints.news():
             self.progress.say(news)
 
-    def _evaluate(self, last: bool = False) -> float | None:
+    def _evaluate(self, last: bool, written: bool = False) -> float | None:
         """The validation error, if there is one to measure; the plateau rule may cut the learning rate for it.
 
         Raises:
           _Interrupted: a signal came before its end.
         """
-        error = self.judge(self.number, self.state, last, self._heed)
+        error = self.judge(self.number, self.state, last, written, self._heed)
         if error is not None:
             self.state = _control(self.rate, self.state, self.number, error, self.progress)
         return error

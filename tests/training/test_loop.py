@@ -299,8 +299,8 @@ def test_a_checkpoint_that_was_judged_later_can_be_the_best(shapes_npz, tmp_path
     config.checkpoint.update(keep_last=1, keep_best=1)
     errors, judge = {2: 0.5, 4: 0.25, 6: 0.75}, loop.Judge.__call__
 
-    def judged(self, step, state, last, heed=None):
-        judge(self, step, state, last, heed)
+    def judged(self, step, state, last, written, heed):
+        judge(self, step, state, last, written, heed)
         return errors[step]
 
     monkeypatch.setattr(loop.Judge, "__call__", judged)
@@ -316,3 +316,29 @@ def test_a_checkpoint_that_was_judged_later_can_be_the_best(shapes_npz, tmp_path
     assert (checkpoints.steps(), checkpoints.best_step(), checkpoints.error(4)) == ([4, 6], 4, 0.25)
     checkpoints.close()
     assert int(restored(workdir, "best").step) == 4
+
+
+def test_what_follows_from_an_evaluation_that_was_made_up_for_survives_a_kill(shapes_npz, tmp_path):
+    """The second evaluation cuts the rate; the run is stopped before it, makes up for it, and is killed then."""
+    config, killed, whole = make_config(shapes_npz), str(tmp_path / "killed"), str(tmp_path / "whole")
+    config.optimizer.plateau.update(times=1, patience=1, least=1.0)
+    config.optimizer.boundaries = ()
+    loop.train(config, whole)
+    rates = [row["train/learning_rate"] for row in workdir_lib.read_metrics(whole) if "train/loss" in row]
+    assert rates == pytest.approx([0.01] * 4 + [0.001] * 2)
+
+    def stop(number):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def kill(number):
+        raise KeyboardInterrupt
+
+    with pytest.raises(Stopped):
+        loop.train(config, killed, stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, killed, kill)
+    loop.train(config, killed)
+    assert_same(restored(killed), restored(whole))
+    assert untimed(killed) == untimed(whole)
