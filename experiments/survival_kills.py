@@ -13,11 +13,10 @@ from collections.abc import Callable
 from survival_damage import differing, read
 
 from alexnet_resnet.training import workdir as workdir_lib
+from alexnet_resnet.training.checkpoints import TEMPORARY
 from alexnet_resnet.training.reporting import TIMINGS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# What Orbax calls a checkpoint that it has not finished.
-TEMPORARY = ".orbax-checkpoint-tmp"
 START, SAVE, ANY = "before the first checkpoint", "during a save", "at any moment"
 # Seconds between two looks at a process.
 LOOK = 0.002
