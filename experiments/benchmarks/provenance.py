@@ -38,3 +38,10 @@ def machine() -> dict:
         commit=f"{git('rev-parse', '--short', 'HEAD')} {changed}".strip(),
         versions=versions,
     )
+
+
+def devices() -> str:
+    """What JAX computes on, such as '1 x cpu'."""
+    import jax
+
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"

@@ -1,0 +1,145 @@
+"""Trains the runs of a study one after the other; those that are finished are not trained again."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from alexnet_resnet import config as config_lib
+from alexnet_resnet.training import workdir as workdir_lib
+from experiments.benchmarks import provenance
+from experiments.study import plan
+from experiments.study.plan import Run, Settings
+
+FINISHED = "finished.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run that has ended.
+
+    Attributes:
+      run: what was trained.
+      workdir: its folder.
+      config: its configuration.
+      final: its measurements, as `loop.train` returns them; shares, not percent.
+      machine: where, when and from which commit it was trained.
+      diverged: what was said where its loss was no longer finite; empty otherwise.
+    """
+
+    run: Run
+    workdir: str
+    config: ConfigDict
+    final: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    diverged: str = ""
+
+    @property
+    def error(self) -> float | None:
+        """The last test error, or validation error where there is no test split, in percent."""
+        for split in ("test", "validation"):
+            if f"{split}/error" in self.final:
+                return 100 * self.final[f"{split}/error"]
+        return None
+
+    @property
+    def budget(self) -> str:
+        """How much of the full training this is, such as '3,200 of 64,000 steps' or 'full length'."""
+        full, done = plan.full_config(self.run).train.duration, self.config.train.duration
+        return "full length" if full == done else f"{_with_commas(done)} of {_with_commas(full)}"
+
+    def rows(self) -> list[dict]:
+        """All that was measured, in the order of steps."""
+        return list(workdir_lib.read_metrics(self.workdir))
+
+
+def _with_commas(duration: str) -> str:
+    number, unit = duration.split()
+    return f"{float(number):,g} {unit}" if float(number) < 1e6 else f"{int(float(number)):,} {unit}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What has been trained of a study.
+
+    Attributes:
+      settings: what the command line said.
+      runs: all that the study asks for.
+      trained: those that have ended, by label.
+    """
+
+    settings: Settings
+    runs: tuple[Run, ...]
+    trained: Mapping[str, Trained]
+
+    def error(self, label: str) -> float | None:
+        """The test error of a run in percent; None where it has not been trained."""
+        return self.trained[label].error if label in self.trained else None
+
+    def budget(self, label: str) -> str:
+        """How much of a run was trained; empty where it was not."""
+        return self.trained[label].budget if label in self.trained else ""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The study's own options."""
+        return self.settings.options
+
+
+def finished(run: Run, settings: Settings) -> Trained | None:
+    """A run that has ended, if its folder has it with this configuration."""
+    workdir, config = settings.workdir(run), plan.resolve(run, settings)
+    path = os.path.join(workdir, FINISHED)
+    if not os.path.exists(path) or config_lib.differences(workdir_lib.read_config(workdir), config):
+        return None
+    with open(path) as file:
+        return Trained(run, workdir, config, **json.load(file))
+
+
+def train(run: Run, settings: Settings) -> Trained:
+    """Trains a run to its end, from where its folder's stands.
+
+    Raises:
+      UserError: as `loop.train`.
+      preemption.Stopped: a signal came; the same call goes on.
+      checkpoints.Unsaved: its end could not be saved.
+    """
+    from alexnet_resnet.training import loop
+    from alexnet_resnet.training.reporting import Diverged
+
+    workdir, config, diverged = settings.workdir(run), plan.resolve(run, settings), ""
+    machine = provenance.machine()
+    try:
+        final = loop.train(config, workdir)
+    except Diverged as error:
+        # A result too: figure 6's deepest plain net hardly trains.
+        final, diverged = workdir_lib.final_measurements(workdir), str(error)
+    record = dict(final=final, machine=machine | {"devices": provenance.devices()}, diverged=diverged)
+    workdir_lib.write_atomically(os.path.join(workdir, FINISHED), json.dumps(record, indent=1) + "\n")
+    return Trained(run, workdir, config, **record)
+
+
+def train_all(runs: Sequence[Run], settings: Settings, collect: bool, say: Callable[[str], None]) -> Outcome:
+    """Trains what is not finished, or with `collect` only gathers what is.
+
+    Raises:
+      As `train`.
+    """
+    trained = {}
+    wanted = [run for run in runs if not settings.only or run.label in settings.only]
+    # Refused before anything expensive begins.
+    for run in wanted:
+        plan.resolve(run, settings)
+    for run in runs:
+        found = finished(run, settings)
+        if found is None and run in wanted and not collect:
+            say(f"[{wanted.index(run) + 1}/{len(wanted)}] {run.label}: {settings.workdir(run)}")
+            found = train(run, settings)
+        if found is not None:
+            trained[run.label] = found
+            error = "" if found.error is None else f": error {found.error:.2f}%"
+            say(f"{run.label} is finished{error}" + (f" (diverged: {found.diverged})" if found.diverged else ""))
+    return Outcome(settings, tuple(runs), trained)
