@@ -50,8 +50,12 @@ WEIGHT_DECAY = {
 
 # Epochs at the first rate, at a tenth and at a hundredth. Figure 1's nets have no published length.
 EPOCHS = {
-    **{"first": (350, 0, 0), "second": (150, 10, 10), "both": (350 + 150, 10, 10), "18pct": (120, 10, 10)},
-    **{"fig1_relu": (20, 0, 0), "fig1_tanh": (60, 0, 0)},
+    "first": (350, 0, 0),
+    "second": (150, 10, 10),
+    "both": (350 + 150, 10, 10),
+    "18pct": (120, 10, 10),
+    "fig1_relu": (20, 0, 0),
+    "fig1_tanh": (60, 0, 0),
 }
 RATES = {"fig1_relu": 0.003, "fig1_tanh": 0.001}
 CROPPED = ("11pct", "13pct")

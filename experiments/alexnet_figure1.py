@@ -4,8 +4,8 @@
 
 Krizhevsky et al. 2012, section 3.1: a four-layer convolutional network, no regularization of any kind, the learning
 rate of each chosen independently to make training as fast as possible. Neither the network nor the rates are given;
-ours are those of configs/cuda_convnet.py:fig1_relu and :fig1_tanh, which says how they were chosen. The rate is constant, so that a
-shorter budget is the beginning of the same curve.
+ours are those of configs/cuda_convnet.py:fig1_relu and :fig1_tanh, which says how they were chosen. The rate is
+constant, so that a shorter budget is the beginning of the same curve.
 
 The training error is that of the batches as they come, averaged over one epoch: the mean over an epoch first falls
 to 25% where the curve below does.

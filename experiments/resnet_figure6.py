@@ -34,7 +34,9 @@ def runs(options) -> list[Run]:
 
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
     chosen, rows = depths(outcome.options["depths"]), []
-    final = {label: 100 * one.final["train/error"] for label, one in outcome.trained.items() if "train/error" in one.final}
+    final = {
+        label: 100 * one.final["train/error"] for label, one in outcome.trained.items() if "train/error" in one.final
+    }
     for residual in (False, True):
         for depth in chosen:
             label = cifar.resnet_label(depth, residual)
@@ -46,7 +48,9 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
                 Row(label, "test error (%)", paper, outcome.error(label), budget=outcome.budget(label),
                     note="; ".join(filter(None, (note, diverged and f"diverged at {diverged}"))))
             )  # fmt: skip
-            rows.append(Row(label, "training error (%), last report", None, final.get(label), budget=outcome.budget(label)))
+            rows.append(
+                Row(label, "training error (%), last report", None, final.get(label), budget=outcome.budget(label))
+            )
     for measure, values in (("test", {label: outcome.error(label) for label in outcome.trained}), ("training", final)):
         for residual, name in ((False, "plain"), (True, "ResNet")):
             first, last = (cifar.resnet_label(depth, residual) for depth in (min(chosen), max(chosen)))
@@ -60,7 +64,9 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     figure, (panels,) = figures.new(10, 4, 1, 2)
     for axes, residual, name in zip(panels, (False, True), ("plain", "residual"), strict=True):
         labels = [cifar.resnet_label(depth, residual) for depth in chosen]
-        kept = [(f"C{number}", outcome.trained[label]) for number, label in enumerate(labels) if label in outcome.trained]
+        kept = [
+            (f"C{number}", outcome.trained[label]) for number, label in enumerate(labels) if label in outcome.trained
+        ]
         figures.draw_errors(axes, [one for _, one in kept], [colour for colour, _ in kept])
         for number, depth in enumerate(chosen):
             if residual and depth in TABLE6:

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from alexnet_resnet.ops.pool_gradient import largest, max_pool_cpu
 
 Padding = Sequence[tuple[int, int]]
 
@@ -25,15 +28,9 @@ def ceil_padding(size: int, window: int, stride: int, pad: int = 0) -> tuple[int
     return pad, max(pad, (outputs - 1) * stride + window - size - pad)
 
 
-def _pool(x: Array, initial: float, combine, window: int, stride: int, padding: Padding) -> Array:
-    return lax.reduce_window(
-        x,
-        np.array(initial, x.dtype),
-        combine,
-        (1, window, window, 1),
-        (1, stride, stride, 1),
-        ((0, 0), *padding, (0, 0)),
-    )
+def _sum(x: Array, window: int, stride: int, padding: Padding) -> Array:
+    sides, strides = (1, window, window, 1), (1, stride, stride, 1)
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, sides, strides, ((0, 0), *padding, (0, 0)))
 
 
 def max_pool(
@@ -41,9 +38,11 @@ def max_pool(
 ) -> Float[Array, "N h w C"]:
     """The largest value in each window of `window` x `window`, every `stride` pixels; padding never wins.
 
-    With stride below window the windows overlap: AlexNet's section 3.4 uses 3 and 2.
+    With stride below window the windows overlap: AlexNet's section 3.4 uses 3 and 2. On processors the gradient is
+    taken in another way than XLA's, equal but for the order of summation and faster (`pool_gradient`).
     """
-    return _pool(x, -np.inf, lax.max, window, stride, padding)
+    pool = max_pool_cpu if jax.default_backend() == "cpu" else largest
+    return pool(x, window, stride, padding)
 
 
 def avg_pool(
@@ -54,10 +53,10 @@ def avg_pool(
     Summed in float32 at least: in bfloat16 a sum of ones stops at 256.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    total = _pool(wide, 0.0, lax.add, window, stride, padding)
+    total = _sum(wide, window, stride, padding)
     cells = window * window
     if any(side for pair in padding for side in pair):
-        cells = _pool(jnp.ones((1, *x.shape[1:3], 1), wide.dtype), 0.0, lax.add, window, stride, padding)
+        cells = _sum(jnp.ones((1, *x.shape[1:3], 1), wide.dtype), window, stride, padding)
     return (total / cells).astype(x.dtype)
 
 

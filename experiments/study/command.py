@@ -89,11 +89,15 @@ def announce(study: Study, settings: Settings) -> list[str]:
         if settings.only and run.label not in settings.only:
             continue
         guess = estimate.of(run, settings)
-        state = "finished" if guess.done >= guess.steps > 0 else f"at step {guess.done:,}" if guess.done else "not begun"
+        state = (
+            "finished" if guess.done >= guess.steps > 0 else f"at step {guess.done:,}" if guess.done else "not begun"
+        )
         left = "unknown: its data is not at hand" if guess.seconds is None else estimate.clock(guess.seconds)
         unknown, total = unknown or guess.seconds is None, total + (guess.seconds or 0.0)
         steps = f"{guess.steps:,} steps" if guess.steps else plan.resolve(run, settings).train.duration
-        lines.append(f"  {run.label:<{width}}  {steps}, {guess.multiply_adds:,} multiply-adds an image; {state}; {left}")
+        lines.append(
+            f"  {run.label:<{width}}  {steps}, {guess.multiply_adds:,} multiply-adds an image; {state}; {left}"
+        )
         lines.append(f"  {'':<{width}}  {plan.train_command(run, settings)}")
     if runs:
         lines.append(

@@ -78,7 +78,7 @@ def multiply_adds(config: ConfigDict) -> int:
 
 @functools.cache
 def multiply_adds_per_second() -> float:
-    """What this machine's devices do together in a training step: measured for a second on a convolution's gradients."""
+    """What this machine's devices do together in a training step, measured on a convolution for half a second."""
     import jax
     import jax.numpy as jnp
 

@@ -194,7 +194,8 @@ def parse_changes(texts: Sequence[str], runs: Sequence[Run]) -> dict[str, Any]:
             raise UserError(f"--set={text!r}: expected {flag} instead.")
         changes[field] = parse_value(value)
         configs = [full_config(run) for run in runs]
-        if not any([assign(config, field, changes[field]) for config in configs]):
+        having = [assign(config, field, changes[field]) for config in configs]
+        if not any(having):
             known = {name for config in configs for name, _ in config_lib.flatten(config)}
             raise UserError(f"--set={text!r}: no run of this study has such a field.{near_matches(field, known)}")
     return changes

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from alexnet_resnet.ops.pool_gradient import largest, max_pool_cpu
 from alexnet_resnet.ops.pooling import avg_pool, ceil_padding, global_avg_pool, max_pool
 
 NONE = ((0, 0), (0, 0))
@@ -59,6 +60,34 @@ def test_gradients(pool, size, window, stride, padding):
         # Well apart, so that a small step does not change which cell is the largest.
         x = jnp.asarray(np.random.default_rng(0).permutation(2 * size[0] * size[1]).reshape(1, *size, 2) / 10.0)
         check_grads(lambda x: pool(jnp.asarray(x), window, stride, padding), (x,), 1, ["rev"], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size,window,stride,padding", CASES)
+def test_the_gradient_for_processors_is_that_of_xla_also_where_values_are_equal(size, window, stride, padding):
+    # Four values only, zeros above all, as after a ReLU: most windows hold their largest value several times.
+    random = np.random.default_rng(0)
+    x = jnp.asarray(np.maximum(random.integers(-4, 4, size=(3, *size, 2)), 0), jnp.float32)
+
+    @jax.jit
+    def gradients(x):
+        y = largest(x, window, stride, padding)
+        slopes = jnp.asarray(random.integers(-9, 9, size=y.shape), jnp.float32)
+
+        def loss(x, pool):
+            return jnp.sum(slopes * pool(x, window, stride, padding))
+
+        return [jax.grad(loss)(x, pool) for pool in (largest, max_pool_cpu)]
+
+    # Whole numbers: no order of summation rounds.
+    theirs, ours = gradients(x)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_window_of_padding_alone_and_bfloat16():
+    x = jnp.ones((1, 2, 2, 1), jnp.bfloat16)
+    got = jax.grad(lambda x: jnp.sum(max_pool_cpu(x, 2, 2, ((0, 2), (0, 0))).astype(jnp.float32)[:, :1]))(x)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got[0, :, :, 0].astype(jnp.float32), [[1, 0], [0, 0]])
 
 
 @pytest.mark.parametrize("pool", [max_pool, avg_pool])

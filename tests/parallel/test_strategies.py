@@ -91,10 +91,11 @@ def trained(strategy, dtype="float32", steps=3, name="alexnet", **model):
 SPREADS = [("data", 2, 2), ("columns", 1, 2), ("columns", 2, 2), ("hybrid", 2, 2), ("fsdp", 2, 2)]
 
 
-def assert_near(ours, expected, tolerance):
+def assert_near(ours, expected, tolerance, least=1e-30):
+    """Each array to a share of its largest value, or of `least` where that is larger."""
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(expected), strict=True):
         scale = np.abs(b).max() if b.size else 0
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(scale, 1e-30), err_msg=str(path))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(scale, least), err_msg=str(path))
 
 
 @pytest.mark.parametrize("how", SPREADS)
@@ -131,7 +132,8 @@ def test_batch_statistics_are_of_the_groups_not_of_what_a_device_holds(name, how
         trained(spread(*h, name), "float64", 2, name=name, **fields) for h in (how, ("data", 1, 1))
     )
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-10)
-    assert_near((state.params, state.batch_stats), (expected.params, expected.batch_stats), 1e-10)
+    # AlexNet's biases before a batch normalisation have no gradient but what rounding leaves.
+    assert_near((state.params, state.batch_stats), (expected.params, expected.batch_stats), 1e-10, least=1.0)
 
 
 def layer(collective):
