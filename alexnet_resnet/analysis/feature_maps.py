@@ -17,7 +17,7 @@ NO_COLUMNS = ("fc8",)
 PER_LINE = 16
 # In inches: the width of what is drawn, the room for names at its left, what is left free around the maps of a layer,
 # the side of the input's picture, and the height of a curve.
-ACROSS, NAMES, FREE, PICTURE, CURVE = 11.0, 1.3, 0.25, 2.0, 0.9
+ACROSS, NAMES, FREE, PICTURE, CURVE = 11.0, 1.7, 0.25, 2.0, 0.9
 # Pixels that a map is enlarged to at least, and that lie between two of them.
 SIDE, GAP = 48, 3
 
@@ -102,7 +102,7 @@ def draw(
     """Draws a row for each layer: its name and size, and the maps of each column, or all of its units as a curve.
 
     All maps of a layer share one range of grey, from 0 to the largest value drawn; where some are negative, blue is
-    below and red above 0.
+    below and red above 0. The range stands below the layer's size.
 
     Args:
       shown: the layers, from `layers`.
@@ -131,7 +131,10 @@ def draw(
         CURVE if sheet is None else breadth * sheet[0].shape[0] / sheet[0].shape[1]
         for sheet, breadth in zip(sheets, breadths, strict=True)
     ]
-    wide, top = NAMES + ACROSS, sum(heights) + FREE * (1 + len(shown)) + (PICTURE + FREE) * (view is not None)
+    wide, top = (
+        NAMES + ACROSS,
+        sum(heights) + FREE * (1 + len(shown) + sheets.count(None)) + (PICTURE + FREE) * (view is not None),
+    )
     tall = top + FREE * bool(title)
     figure = Figure(figsize=(wide, tall))
     if title:
@@ -143,7 +146,7 @@ def draw(
 
     def write(name: str, shape: str, height: float):
         text, place = f"{name}\n{shape}", (top - height / 2) / tall
-        figure.text((NAMES - 0.1) / wide, place, text, ha="right", va="center", fontsize=8, parse_math=False)
+        figure.text((NAMES - 0.35) / wide, place, text, ha="right", va="center", fontsize=8, parse_math=False)
 
     top -= FREE
     if view is not None:
@@ -154,18 +157,19 @@ def draw(
         axes.axis("off")
         top -= PICTURE + FREE
     for layer, numbers, sheet, breadth, height in zip(shown, chosen, sheets, breadths, heights, strict=True):
-        write(layer.name, layer.size, height)
+        shades = {} if sheet is None else _shades(layer.values[..., numbers.ravel()])
+        span = f"\n{shades['vmin']:.3g} to {shades['vmax']:.3g}" if shades else ""
+        write(layer.name, layer.size + span, height)
         for column in range(layer.columns):
             axes = panel(column * ACROSS / layer.columns, breadth, height)
             if sheet is None:
                 _draw_units(axes, layer, column)
             else:
-                drawn = layer.values[..., numbers.ravel()]
-                axes.imshow(sheet[column], interpolation="nearest", aspect="auto", **_greys(drawn))
+                axes.imshow(sheet[column], interpolation="nearest", aspect="auto", **shades)
                 axes.axis("off")
             if layer.columns > 1:
                 axes.set_title(f"column {column + 1}", fontsize=7, pad=2, loc="left", color=f"C{column}")
-        top -= height + FREE
+        top -= height + FREE * (1 + (sheet is None))
     figure.savefig(path, dpi=130)
 
 
@@ -183,7 +187,7 @@ def _sheet(layer: Layer, numbers: Int[np.ndarray, "n"]) -> Float[np.ndarray, "H 
     return sheet
 
 
-def _greys(drawn: np.ndarray) -> dict:
+def _shades(drawn: np.ndarray) -> dict:
     """How values become shades."""
     most = float(np.abs(drawn).max()) or 1.0
     return dict(cmap="gray", vmin=0, vmax=most) if drawn.min() >= 0 else dict(cmap="RdBu_r", vmin=-most, vmax=most)
@@ -196,6 +200,7 @@ def _draw_units(axes, layer: Layer, column: int) -> None:
     axes.vlines(first + np.arange(len(units)), 0, units, color=f"C{column}", lw=0.6)
     low, high = min(0.0, float(layer.values.min())), max(0.0, float(layer.values.max()))
     axes.set(xlim=(first - 1, first + len(units)), ylim=(low, high + 0.05 * (high - low) or 1))
-    axes.tick_params(labelsize=6, pad=1)
+    axes.set_xlabel("unit", fontsize=6, labelpad=1)
+    axes.tick_params(labelsize=6, pad=1, labelleft=column == 0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -190,18 +190,20 @@ def _more_colourful(first: np.ndarray, second: np.ndarray, permutations: int, ra
     found = u(ranks[len(first) :])
     drawn = np.array([u(random.permutation(ranks)[len(first) :]) for _ in range(permutations)])
     as_far = np.count_nonzero(abs(drawn - pairs / 2) >= abs(found - pairs / 2))
-    return float(found / pairs), (1 + as_far) / (1 + permutations)
+    return float(found / pairs), float((1 + as_far) / (1 + permutations))
 
 
-def sentence(columns: Sequence[Column], comparisons: Sequence[Comparison]) -> str:
-    """The medians and the comparison of the two columns that are furthest apart, as one line."""
-    medians = " and ".join(f"{column.median:.2f}" for column in columns)
+def sentence(comparisons: Sequence[Comparison]) -> str:
+    """What `compare` found of the two columns that are furthest apart; nothing for a single column."""
     if not comparisons:
-        return f"median {medians}"
+        return ""
     far = max(comparisons, key=lambda pair: abs(pair.probability - 0.5))
+    more, less, probability = far.second, far.first, far.probability
+    if probability < 0.5:
+        more, less, probability = less, more, 1 - probability
     return (
-        f"medians {medians}; a kernel of column {far.second} is more colourful than one of column {far.first} "
-        f"with probability {far.probability:.2f} (permutation p = {far.p_value:.2g})"
+        f"a kernel of column {more} is more colourful than one of column {less} with probability {probability:.3g} "
+        f"(permutation p = {far.p_value:.2g}{f', the furthest of {len(comparisons)} pairs' * (len(comparisons) > 1)})"
     )
 
 
@@ -231,7 +233,7 @@ def draw(
     predictions.check(path)
     shares = chromatic_share(kernel)
     parts, described = by_column(shares, columns), describe(shares, columns)
-    told = sentence(described, compare(shares, columns, permutations, seed))
+    told = sentence(compare(shares, columns, permutations, seed))
     # Not pyplot, which would choose a backend for a notebook that calls this.
     from matplotlib.figure import Figure
 
@@ -240,7 +242,7 @@ def draw(
     across = sheets[0].shape[1] / (width + 1)
     tall = max(1.6, 0.45 * sheets[0].shape[0] / (height + 1) + 0.5)
     figure = Figure(figsize=(max(4.6, 0.45 * across) + 3.6, tall * columns + 0.9), layout="constrained")
-    figure.suptitle("\n".join(filter(None, (title, f"chromatic share: {told}"))), fontsize=9, parse_math=False)
+    figure.suptitle("\n".join(filter(None, (title, told))), fontsize=9, parse_math=False)
     axes = figure.subplots(columns, 2, squeeze=False, width_ratios=[max(4.6, 0.45 * across), 3.2])
     bins = np.linspace(0, 1, 21)
     most = max(np.histogram(part, bins)[0].max() for part in parts)
@@ -248,15 +250,17 @@ def draw(
         name = f"column {column.number}: " if columns > 1 else ""
         left.imshow(sheet, interpolation="nearest")
         left.set_title(f"{name}{column.kernels} kernels of {height}x{width}x{kernel.shape[2]}", fontsize=9)
+        left.set_anchor("N")
         left.axis("off")
         right.hist(part, bins, color="C0", alpha=0.5)
-        right.axvline(column.median, color="C0", label=f"median {column.median:.2f}")
-        right.axvline(INDEPENDENT, color="grey", ls="--", lw=0.8, label="independent channels (2/3)")
-        right.set(xlim=(0, 1), ylim=(0, 1.25 * most), ylabel="kernels")
+        right.axvline(column.median, color="C0")
+        right.axvline(INDEPENDENT, color="black", ls="--", lw=0.8)
+        right.set_title(f"{name}median {column.median:.2f}, mean {column.mean:.2f}", fontsize=9)
+        right.set(xlim=(0, 1), ylim=(0, 1.05 * most))
+        right.set_ylabel("kernels", fontsize=8)
         right.yaxis.get_major_locator().set_params(integer=True)
         right.tick_params(labelsize=8)
-        right.legend(fontsize=7, loc="upper center")
-    axes[-1, 1].set_xlabel("chromatic share of a kernel's energy", fontsize=9)
+    axes[-1, 1].set_xlabel("chromatic share of a kernel's energy\ndashed: channels independent, 2/3", fontsize=8)
     figure.savefig(path, dpi=130)
 
 
