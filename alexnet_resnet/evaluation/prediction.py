@@ -1,50 +1,18 @@
-"""A trained network as a function from pictures to the probabilities of its classes."""
+"""The networks of runs and of published weights, asked for what is in pictures."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
-from jaxtyping import Array, Float, PyTree, UInt8
 
-from alexnet_resnet import pretrained
+from alexnet_resnet import models, pretrained
 from alexnet_resnet.data import labels, photos
 from alexnet_resnet.evaluation import runs
-from alexnet_resnet.models import Context
+from alexnet_resnet.evaluation.classifier import BATCH, Classifier, Forward
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import workdir as workdir_lib
-
-BATCH = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Classifier:
-    """A network, what it wants to see, and what its classes are called.
-
-    Attributes:
-      label_names: one a class.
-      channels: 3 for RGB, 1 for grey.
-      view: a picture [H, W, C] as the bytes that the network's preprocessing starts from.
-      logits: a batch of views as logits [N, K].
-    """
-
-    label_names: tuple[str, ...]
-    channels: int
-    view: Callable[[np.ndarray], np.ndarray]
-    logits: Callable[[UInt8[np.ndarray, "N S S C"]], Float[Array, "N K"]]
-
-    def probabilities(self, pictures: Sequence[np.ndarray]) -> Float[np.ndarray, "N K"]:
-        """The softmax of each picture's logits, float32."""
-        out = []
-        for start in range(0, len(pictures), BATCH):
-            views = np.stack([self.view(picture) for picture in pictures[start : start + BATCH]])
-            # Filled up to a power of two, so that few sizes are compiled and one picture does not cost sixteen.
-            size = 1 << (len(views) - 1).bit_length()
-            filled = np.concatenate([views, np.repeat(views[:1], size - len(views), 0)])
-            out.append(np.asarray(jax.nn.softmax(self.logits(filled)))[: len(views)])
-        return np.concatenate(out)
 
 
 def from_workdir(workdir: str, checkpoint: str = "last") -> Classifier:
@@ -68,19 +36,14 @@ def from_workdir(workdir: str, checkpoint: str = "last") -> Classifier:
         return _canvas(picture, data.canvas_size, described["array_shape"])[inside, inside]
 
     judged = state_lib.to_judge(state)
-    logits = _logits(network, judged.params, judged.batch_stats, lambda views: (views - mean) / data.divisor)
-    return Classifier(labels.readable(tuple(described["label_names"])), data.channels, view, logits)
+    forward = Forward(network, judged.params, judged.batch_stats, lambda views: (views - mean) / data.divisor)
+    names = labels.readable(tuple(described["label_names"]))
+    return Classifier(names, data.channels, view, forward, _described(config.model.to_dict()))
 
 
-def _logits(network: state_lib.Network, params: PyTree, batch_stats: PyTree, preprocessing: Callable) -> Callable:
-    """A compiled function from views to logits. The weights are its arguments: as constants they are compiled in."""
-    params, batch_stats = jax.device_put((params, batch_stats))
-
-    @jax.jit
-    def logits(params, batch_stats, views):
-        return network.apply(params, batch_stats, preprocessing(views), Context())[0]
-
-    return functools.partial(logits, params, batch_stats)
+def _described(model: Mapping) -> dict:
+    """A network's configuration with the default of every field that it does not name."""
+    return {"name": model["name"], **models.defaults(model["name"]), **model}
 
 
 def _canvas(picture: np.ndarray, size: int, array_shape: Sequence[int] | None) -> np.ndarray:
@@ -109,11 +72,10 @@ def from_weights(path: str, weights_format: str, model: str) -> Classifier:
     weights = pretrained.load(path, weights_format, model)
     preprocessing = weights.preprocessing
     network = state_lib.Network(weights.network, (preprocessing.crop, preprocessing.crop, 3), weights.num_classes)
-
-    logits = _logits(network, weights.params, weights.batch_stats, preprocessing)
+    forward = Forward(network, weights.params, weights.batch_stats, preprocessing)
     count = weights.num_classes
     names = labels.imagenet() if count == labels.IMAGENET_CLASSES else tuple(map(str, range(count)))
-    return Classifier(names, 3, preprocessing.view, logits)
+    return Classifier(names, 3, preprocessing.view, forward, _described(weights.network), preprocessing.channels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,6 +84,19 @@ def test_probabilities_do_not_depend_on_how_pictures_are_batched(run, shapes_npz
     np.testing.assert_allclose(together[20], classifier.probabilities(pictures[20:21])[0], rtol=1e-4, atol=1e-6)
 
 
+def test_a_run_s_network_gives_its_activations_too(run, shapes_npz):
+    pictures = list(np.load(shapes_npz)["test_images"])
+    classifier = prediction.from_workdir(str(run))
+    assert classifier.network["depth"] == 8 and classifier.network["shortcut"] == "A" and classifier.columns == 1
+    named = classifier.activations(pictures, ["fc", "pool"])
+    assert named["pool"].shape == (27, *classifier.activation_shapes["pool"]) and named["pool"].dtype == np.float32
+    weights = {name: np.asarray(array, np.float64) for name, array in classifier.params["fc"].items()}
+    logits = named["pool"].astype(np.float64) @ weights["kernel"] + weights["bias"]
+    np.testing.assert_allclose(named["fc"], logits, rtol=1e-4, atol=1e-4)
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(classifier.probabilities(pictures), expected, rtol=1e-3, atol=1e-6)
+
+
 def test_other_people_s_weights_see_what_they_were_trained_to_see(tmp_path):
     network = pretrained.network_of("torchvision", "resnet:18")
     import flax.nnx as nnx
