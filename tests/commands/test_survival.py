@@ -104,8 +104,10 @@ def test_no_file_of_a_checkpoint_can_be_changed_without_being_noticed_or_harmles
     assert [row["file"] for row in newest] == damage.files(reference[0], 24)
     outcomes = {row["file"]: row["outcome"] for row in newest}
     assert outcomes["digests/metadata"] == outcomes["metrics/metrics"] == damage.PASSED_OVER
-    largest = max(newest, key=lambda row: row["bytes"])
-    assert largest["outcome"] == damage.PASSED_OVER and "/checkpoints/24: " in largest["said"]
+    # Not in all of them: beside what is read, Orbax leaves files of nodes that a later write has superseded.
+    of_arrays = [row for row in newest if "/d/" in row["file"]]
+    noticed = [row for row in of_arrays if row["outcome"] == damage.PASSED_OVER]
+    assert noticed and all("/checkpoints/24: " in row["said"] for row in noticed)
 
 
 def alter(workdir, saved, change, error=0):
