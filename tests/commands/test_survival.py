@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,12 +10,10 @@ import pytest
 
 from alexnet_resnet.training import checkpoints as checkpoints_lib
 from alexnet_resnet.training.checkpoints import Checkpoints
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
-import survival  # noqa: E402
-import survival_damage as damage  # noqa: E402
-import survival_kills as killing  # noqa: E402
-import survival_report as report  # noqa: E402
+from experiments import survival
+from experiments import survival_damage as damage
+from experiments import survival_kills as killing
+from experiments import survival_report as report
 
 SMALL = (
     *("model.width=0.25", "train.batch_size=8", "train.duration=24 steps", "data.loader=resident"),

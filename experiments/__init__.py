@@ -1,0 +1,1 @@
+"""What was found, an experiment a module: `python -m experiments.NAME` from the repository's root."""
