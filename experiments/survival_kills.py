@@ -10,11 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from survival_damage import differing, read
-
 from alexnet_resnet.training import workdir as workdir_lib
 from alexnet_resnet.training.checkpoints import TEMPORARY
 from alexnet_resnet.training.reporting import TIMINGS
+from experiments.survival_damage import differing, read
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 START, SAVE, ANY = "before the first checkpoint", "during a save", "at any moment"

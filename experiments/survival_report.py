@@ -1,7 +1,7 @@
 """The table and the figure of survival.py's result."""
 
-import survival_damage as damage
-import survival_kills as killing
+from experiments import survival_damage as damage
+from experiments import survival_kills as killing
 
 COLOURS = {
     damage.PASSED_OVER: "#8cc6e7",

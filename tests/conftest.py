@@ -1,9 +1,7 @@
 """Eight simulated devices for all tests, and the package's array shapes checked as it runs."""
 
 import os
-import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -27,13 +25,12 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Where a float is expected a whole number will do, as everywhere in Python.
 install_import_hook("alexnet_resnet", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-sys.path.insert(0, str(Path(__file__).parent))
 from launcher import Launcher  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def launcher():
-    """Starts `python -m alexnet_resnet.NAME FLAGS...` from the repository's root, on simulated devices."""
+    """Starts `python -m alexnet_resnet.NAME FLAGS...` (or experiments.NAME) from the root, on simulated devices."""
     launcher = Launcher()
     yield launcher
     launcher.close()

@@ -1,7 +1,8 @@
-"""Starts the package's commands without their imports, which take longer than most commands that tests run.
+"""Starts the package's commands and the experiments without their imports, which take longer than what most tests run.
 
 One interpreter imports what the commands import, and forks for each of them. What a command does is what
-`python -m alexnet_resnet.NAME FLAGS...` does: it has its own flags, devices, files and exit status.
+`python -m alexnet_resnet.NAME FLAGS...` or `python -m experiments.NAME FLAGS...` does: it has its own flags, devices,
+files and exit status.
 """
 
 import atexit
@@ -45,7 +46,7 @@ class Launcher:
         """Starts a command.
 
         Args:
-          name: 'train' for `python -m alexnet_resnet.train`.
+          name: 'train' for `python -m alexnet_resnet.train`; with 'experiments.' before it, a module of that folder.
           flags: its arguments.
           devices: simulated devices that it has.
           out: the file of its standard output; by default a pipe, which is `stdout` of the result.
@@ -174,7 +175,8 @@ def _become(request: dict) -> NoReturn:
     os.environ["JAX_NUM_CPU_DEVICES"] = str(request["devices"])
     if not request["compilation_cache"]:
         jax.config.update("jax_compilation_cache_dir", None)
-    module = f"alexnet_resnet.{request['name']}"
+    name = request["name"]
+    module = name if name.startswith("experiments.") else f"alexnet_resnet.{name}"
     sys.argv = [module, *request["flags"]]
     _run(module)
 

@@ -10,15 +10,20 @@ from launcher import ROOT
 
 def test_a_command_says_and_ends_as_it_does_when_it_is_started_by_itself(command):
     flags = ["--config=configs/lenet.py", "--config.model.connections=half"]
-    for name, given in (("summarize", flags[:1]), ("summarize", flags), ("train", ["--help"])):
+    for module, given in (
+        ("alexnet_resnet.summarize", flags[:1]),
+        ("alexnet_resnet.summarize", flags),
+        ("alexnet_resnet.train", ["--help"]),
+        ("experiments.alexnet_lighting", []),
+    ):
         alone = subprocess.run(
-            [sys.executable, "-m", f"alexnet_resnet.{name}", *given],
+            [sys.executable, "-m", module, *given],
             cwd=ROOT,
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
             capture_output=True,
             text=True,
         )
-        found = command(name, *given)
+        found = command(module.removeprefix("alexnet_resnet."), *given)
         assert (found.returncode, found.stdout, found.stderr) == (alone.returncode, alone.stdout, alone.stderr)
 
 

@@ -1,6 +1,6 @@
 """The input pipeline keeps up with the JPEG decoder, and images prepared once make it several times as fast.
 
-    python experiments/benchmarks/input_pipeline.py --data_dir=TFDS --out=results/input_pipeline
+    python -m experiments.benchmarks.input_pipeline --data_dir=TFDS --out=results/input_pipeline
 
 TFDS is where TensorFlow Datasets has prepared imagenet2012; the variable TFDS_DATA_DIR by default. The table is
 printed and written to input_pipeline.txt and .json, and drawn as .png. A quarter of an hour, on a quiet machine.
@@ -34,13 +34,12 @@ import tempfile
 import time
 
 import numpy as np
-import peers
-import provenance
 from absl import flags
-from peers import BATCH, SIDE
 
 from alexnet_resnet import cli
 from alexnet_resnet.errors import UserError, check_at_least, check_choice
+from experiments.benchmarks import peers, provenance
+from experiments.benchmarks.peers import BATCH, SIDE
 
 # Everything else is imported by the contenders that need it: a process pool should fork before threads are there.
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS has imagenet2012; by default the variable TFDS_DATA_DIR.")
@@ -224,7 +223,7 @@ def rounds(folder: str, count: int):
         teams = [[n for n, c in CONTENDERS.items() if (c.group == "PIL") == forked] for forked in (False, True)]
     for number in range(count):
         for team in teams:
-            command = [sys.executable, __file__, f"--only={','.join(team)}", f"--folder={folder}", *options]
+            command = [sys.executable, "-m", __spec__.name, f"--only={','.join(team)}", f"--folder={folder}", *options]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
                 raise UserError(f"{' '.join(team)}: ended with status {done.returncode}.")

@@ -10,6 +10,12 @@ import subprocess
 import sys
 
 
+def command() -> str:
+    """What started this program, as it is typed; a module that was started with `python -m` by its name."""
+    spec = sys.modules["__main__"].__spec__
+    return shlex.join(["python", *(["-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]])
+
+
 def machine() -> dict:
     """Where and with what this was measured."""
     model = platform.processor() or platform.machine()
@@ -34,7 +40,7 @@ def machine() -> dict:
         platform=platform.platform(),
         load_before=round(os.getloadavg()[0], 2),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        command=shlex.join(["python", *sys.argv]),
+        command=command(),
         commit=f"{git('rev-parse', '--short', 'HEAD')} {changed}".strip(),
         versions=versions,
     )

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,12 +10,10 @@ import pytest
 
 from alexnet_resnet.training import checkpoints as checkpoints_lib
 from alexnet_resnet.training.checkpoints import Checkpoints
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
-import survival  # noqa: E402
-import survival_damage as damage  # noqa: E402
-import survival_kills as killing  # noqa: E402
-import survival_report as report  # noqa: E402
+from experiments import survival
+from experiments import survival_damage as damage
+from experiments import survival_kills as killing
+from experiments import survival_report as report
 
 SMALL = (
     *("model.width=0.25", "train.batch_size=8", "train.duration=24 steps", "data.loader=resident"),
@@ -104,8 +100,10 @@ def test_no_file_of_a_checkpoint_can_be_changed_without_being_noticed_or_harmles
     assert [row["file"] for row in newest] == damage.files(reference[0], 24)
     outcomes = {row["file"]: row["outcome"] for row in newest}
     assert outcomes["digests/metadata"] == outcomes["metrics/metrics"] == damage.PASSED_OVER
-    largest = max(newest, key=lambda row: row["bytes"])
-    assert largest["outcome"] == damage.PASSED_OVER and "/checkpoints/24: " in largest["said"]
+    # Not in all of them: beside what is read, Orbax leaves files of nodes that a later write has superseded.
+    of_arrays = [row for row in newest if "/d/" in row["file"]]
+    noticed = [row for row in of_arrays if row["outcome"] == damage.PASSED_OVER]
+    assert noticed and all("/checkpoints/24: " in row["said"] for row in noticed)
 
 
 def alter(workdir, saved, change, error=0):

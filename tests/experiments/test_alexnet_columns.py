@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = "experiments/alexnet_columns.py"
+NAME = "experiments.alexnet_columns"
 SIDE, CLASSES = 67, 10
 SMALL = (
     *("--width=0.0625", "--config.data.dataset=npz", "--config.data.loader=resident"),
@@ -21,26 +21,13 @@ SMALL = (
 )
 # Two columns that draw the same dropout masks, as two careless devices would.
 SAME_MASKS = """
-import sys
-sys.path.insert(0, "experiments")
-import alexnet_columns
 from alexnet_resnet import cli
 from alexnet_resnet.ops.columns import Columns
+from experiments import alexnet_columns
 right = Columns.indices
 Columns.indices = lambda self: [0 * index for index in right(self)] if self.axis else right(self)
 cli.run(alexnet_columns.main)
 """
-
-
-def run(*flags, program=(SCRIPT,), devices=1):
-    return subprocess.run(
-        [sys.executable, *program, *flags],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +40,10 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_devices(images, tmp_path_factory):
+def two_devices(command, images, tmp_path_factory):
     """The claim in float32; the machine has one device, so two are simulated."""
     out = tmp_path_factory.mktemp("figures") / "new"
-    done = run(*SMALL, images, f"--out={out}", "--steps=4", "--strategies=columns:1x2")
+    done = command(NAME, *SMALL, images, f"--out={out}", "--steps=4", "--strategies=columns:1x2")
     assert done.returncode == 0, done.stderr
     return out, done, json.loads((out / "alexnet_columns.json").read_text())
 
@@ -83,7 +70,7 @@ def test_the_files_say_what_was_measured_where_and_with_what(two_devices):
     assert (out / "alexnet_columns.txt").read_text() == done.stdout
     assert Image.open(out / "alexnet_columns.png").width > 1000
     where = result["machine"]
-    assert where["command"].startswith(f"python {SCRIPT} --width=0.0625")
+    assert where["command"].startswith(f"python -m {NAME} --width=0.0625")
     for fact in (where["processor"], where["date"], where["command"], "2 simulated devices (cpu)", "24 images"):
         assert fact in done.stdout
     assert re.search(
@@ -94,7 +81,14 @@ def test_the_files_say_what_was_measured_where_and_with_what(two_devices):
 
 def test_masks_that_are_not_the_column_s_own_are_seen(images, tmp_path):
     flags = (*SMALL, images, f"--out={tmp_path}", "--steps=2", "--strategies=columns:1x2")
-    done = run(*flags, program=("-c", SAME_MASKS))
+    done = subprocess.run(
+        [sys.executable, "-c", SAME_MASKS, *flags],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 1, done.stderr
     assert re.search(r"^columns 1x2 is the network on one device, bit for bit .*: no$", done.stdout, re.M)
     row = json.loads((tmp_path / "alexnet_columns.json").read_text())["rows"]["columns:1x2"]
@@ -112,10 +106,10 @@ def test_masks_that_are_not_the_column_s_own_are_seen(images, tmp_path):
         (["--out=OUT/file"], "expected a folder"),
     ],
 )
-def test_what_is_wrong_is_one_line(flags, message, tmp_path, images):
+def test_what_is_wrong_is_one_line(command, flags, message, tmp_path, images):
     (tmp_path / "file").write_text("")
     flags = [flag.replace("OUT", str(tmp_path)) for flag in flags]
-    done = run(*SMALL, images, *flags)
+    done = command(NAME, *SMALL, images, *flags)
     assert done.returncode == 2 and message in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert os.listdir(tmp_path) == ["file"]

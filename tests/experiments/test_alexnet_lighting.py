@@ -1,36 +1,22 @@
 """The experiment on PCA lighting, run as its first lines say."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-
-
-def run(*flags):
-    return subprocess.run(
-        [sys.executable, "experiments/alexnet_lighting.py", *flags],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+NAME = "experiments.alexnet_lighting"
 
 
 @pytest.mark.parametrize("own_picture", [False, True])
-def test_two_figures_and_the_table(tmp_path, own_picture):
+def test_two_figures_and_the_table(command, tmp_path, own_picture):
     flags = [f"--out={tmp_path / 'new' / 'folder'}"]
     if own_picture:
         pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "own.png")
         flags.append(f"--image={tmp_path / 'own.png'}")
-    result = run(*flags)
+    result = command(NAME, *flags)
     assert result.returncode == 0, result.stderr
     for name in ("lighting_draws.png", "lighting_axes.png"):
         assert Image.open(tmp_path / "new" / "folder" / name).width > 1000
@@ -51,9 +37,9 @@ def test_two_figures_and_the_table(tmp_path, own_picture):
         (["--out=OUT", "--strength=-1"], "strength=-1.0: expected a number of at least 0."),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path, flags, message):
+def test_what_is_wrong_is_one_line(command, tmp_path, flags, message):
     (tmp_path / "file").write_text("no picture")
-    result = run(*[flag.replace("OUT", str(tmp_path)) for flag in flags])
+    result = command(NAME, *[flag.replace("OUT", str(tmp_path)) for flag in flags])
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and message in result.stderr
     assert sorted(os.listdir(tmp_path)) == ["file"]

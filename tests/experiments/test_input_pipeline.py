@@ -3,32 +3,17 @@
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = "experiments/benchmarks/input_pipeline.py"
-
-
-def run(*flags, **variables):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *flags],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | variables,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+NAME = "experiments.benchmarks.input_pipeline"
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
+def quick(command, tmp_path_factory):
     out = tmp_path_factory.mktemp("figures") / "new"
-    done = run("--quick", f"--out={out}")
+    done = command(NAME, "--quick", f"--out={out}")
     assert done.returncode == 0, done.stderr
     return out, done.stdout, json.loads((out / "input_pipeline.json").read_text())
 
@@ -77,7 +62,7 @@ def test_the_file_says_where_and_with_what_it_was_measured(quick):
     where = result["machine"]
     assert where["cores"] == os.cpu_count() and where["processor"] and where["platform"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", where["date"])
-    assert where["command"].startswith(f"python {SCRIPT} --quick")
+    assert where["command"].startswith(f"python -m {NAME} --quick")
     assert {"python", "jax", "numpy", "pillow"} <= where["versions"].keys()
     for fact in (where["processor"], where["platform"], where["date"], where["command"]):
         assert fact in printed
@@ -98,9 +83,9 @@ def test_the_file_says_where_and_with_what_it_was_measured(quick):
         (["--out=OUT", "--data_dir=OUT"], "data.data_dir="),
     ],
 )
-def test_what_is_wrong_is_one_line(flags, message, tmp_path):
+def test_what_is_wrong_is_one_line(command, flags, message, tmp_path):
     (tmp_path / "file").write_text("")
-    result = run(*[flag.replace("OUT", str(tmp_path)) for flag in flags])
+    result = command(NAME, *[flag.replace("OUT", str(tmp_path)) for flag in flags])
     assert result.returncode == 2 and message in result.stderr
     assert re.fullmatch(r"(preparing: .*\n)*error: .*\n", result.stderr)
     assert os.listdir(tmp_path) == ["file"]

@@ -1,24 +1,13 @@
 """The TensorFlow.js form of Keras' ResNet-50 becomes Keras' own .h5 (experiments/pretrained_keras.py)."""
 
-import importlib.util
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 from alexnet_resnet import pretrained
-
-SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "pretrained_keras.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("pretrained_keras", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from experiments import pretrained_keras
 
 
 def write_tfjs(folder, tensors, shards=3):
@@ -36,23 +25,23 @@ def write_tfjs(folder, tensors, shards=3):
     (folder / "model.json").write_text(json.dumps({"weightsManifest": groups}))
 
 
-def test_shards_are_one_run_of_bytes(script, tmp_path):
+def test_shards_are_one_run_of_bytes(tmp_path):
     rng = np.random.default_rng(0)
     tensors = {f"w{n}": rng.random((n + 1, 3), np.float32) for n in range(10)} | {"scalar": np.float32(3).reshape(())}
     write_tfjs(tmp_path / "model", tensors)
-    read = script.read_tfjs(tmp_path / "model")
+    read = pretrained_keras.read_tfjs(tmp_path / "model")
     jax.tree.map(np.testing.assert_array_equal, read, tensors)
     with (tmp_path / "model" / "group1-shard2.bin").open("ab") as file:
         file.write(b"more")
     with pytest.raises(ValueError, match="4 bytes that no weight claims"):
-        script.read_tfjs(tmp_path / "model")
+        pretrained_keras.read_tfjs(tmp_path / "model")
 
 
-def test_both_names_hold_every_tensor_in_its_place(script, tensors_of, tmp_path):
+def test_both_names_hold_every_tensor_in_its_place(tensors_of, tmp_path):
     expected = tensors_of("keras", "resnet:50")
-    _, today = script.keras_names()
+    _, today = pretrained_keras.keras_names()
     write_tfjs(tmp_path / "model", {was: expected[name] for was, name in today.items()})
-    of_2017 = script.convert(tmp_path / "model", tmp_path / "w.h5")
+    of_2017 = pretrained_keras.convert(tmp_path / "model", tmp_path / "w.h5")
     one, other = (pretrained.load(path, "keras", "resnet:50") for path in (tmp_path / "w.h5", of_2017))
     reference = pretrained.from_tensors(expected, "keras", "resnet:50")
     for weights in (one, other):
@@ -63,12 +52,12 @@ def test_both_names_hold_every_tensor_in_its_place(script, tensors_of, tmp_path)
         )
 
 
-def test_another_model_is_refused(script, tmp_path):
+def test_another_model_is_refused(tmp_path):
     write_tfjs(tmp_path / "model", {"dense/kernel": np.zeros((2, 3), np.float32)})
     with pytest.raises(ValueError, match="not the tensors of ResNet-50"):
-        script.convert(tmp_path / "model", tmp_path / "w.h5")
+        pretrained_keras.convert(tmp_path / "model", tmp_path / "w.h5")
 
 
-def test_errors_count_the_first_and_the_first_five(script):
+def test_errors_count_the_first_and_the_first_five():
     logits = np.tile(np.arange(10.0), (4, 1))  # Class 9 first, 5 fifth.
-    assert script.errors(logits, np.array([9, 5, 4, 0])) == "75.00 / 50.00"
+    assert pretrained_keras.errors(logits, np.array([9, 5, 4, 0])) == "75.00 / 50.00"
