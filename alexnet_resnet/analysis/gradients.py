@@ -51,7 +51,9 @@ class _Shifted(Context):
         return x + self.shifts[path] if path in self.shifts else x
 
 
-def norms(network: nnx.Module, batches: Iterable[tuple[Float[Array, "_ H W C"], Int[Array, "_"]]]) -> Gradients:
+def norms(
+    network: nnx.Module, batches: Iterable[tuple[Float[Array | np.ndarray, "_ H W C"], Int[Array | np.ndarray, "_"]]]
+) -> Gradients:
     """The norms of the gradient of the mean softmax cross entropy, in training mode: with each batch's own statistics.
 
     No units are dropped, there is no weight decay, and the network is left as it is. What is averaged is the norm of
@@ -127,7 +129,7 @@ def _norm(x: Array) -> Array:
 PANELS = (
     ("kernels", "norm of a kernel's gradient (nats per unit)", "layer index"),
     ("relative", "the same over the kernel's own norm", "layer index"),
-    ("outputs", "norm of an example's gradient at a block's output", "block index"),
+    ("outputs", "norm of the gradient at a block's output", "block index"),
 )
 
 
@@ -157,8 +159,7 @@ def draw(found: Mapping[str, Gradients], path: str, dashed: Collection[str] | No
         for name, one in found.items():
             values = np.float64(list(getattr(one, field).values()))
             places = np.arange(1, len(values) + 1)
-            marker = "." if len(values) < 15 else None
-            panel.plot(places, np.where(values > 0, values, np.nan), marker=marker, **styles[name])
+            panel.plot(places, np.where(values > 0, values, np.nan), **styles[name])
         panel.set(yscale="log", xlabel=index, ylabel=label)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)

@@ -75,7 +75,7 @@ def layers(network: nnx.Module, image_shape: Sequence[int]) -> list[str]:
 
 def standard_deviations(
     network: nnx.Module,
-    batches: Iterable[Float[Array, "_ H W C"]],
+    batches: Iterable[Float[Array | np.ndarray, "_ H W C"]],
     names: Sequence[str] | None = None,
     batch_statistics: bool = False,
 ) -> dict[str, float]:
@@ -140,7 +140,7 @@ def _moments(x: Float[Array, "N ... C"]) -> tuple[Array, Array, int]:
     return mean, jnp.sum(jnp.square(x - mean[:, None]), 1), x.shape[1]
 
 
-def _together(mean: np.ndarray, squares: np.ndarray, places: int) -> Moments:
+def _together(mean: np.ndarray, squares: np.ndarray, places: np.ndarray) -> Moments:
     mean, squares, places = np.float64(mean), np.float64(squares), int(places)
     overall = mean.mean()
     between = places * np.square(mean - overall).sum()

@@ -151,6 +151,6 @@ def _bare(state: TrainState) -> TrainState:
     return dataclasses.replace(state, params={}, batch_stats={}, opt_state={}, average={})
 
 
-def _check_whole(field: str, value: int, least: int) -> None:
+def _check_whole(field: str, value, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{field}={value!r}: expected a whole number of at least {least}.")
