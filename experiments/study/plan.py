@@ -78,6 +78,7 @@ class Run:
       seed: of the configuration; `Settings.seed` is added.
       name: its folder's name, without the seed; by default that of the configuration. Runs with other fields need
         another name, and studies that name a run alike share it.
+      moments: checkpoints that are kept, evenly over the training; 0 for as many as the configuration says.
     """
 
     label: str
@@ -85,6 +86,7 @@ class Run:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
     name: str = ""
+    moments: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,9 @@ def resolve(run: Run, settings: Settings) -> ConfigDict:
     if settings.data_dir:
         config.data.data_dir = settings.data_dir
     config.train.duration = settings.budget.of(config.train.duration)
+    if run.moments:
+        number, unit = LENGTH.fullmatch(config.train.duration).groups()
+        config.checkpoint.update(every=f"{float(number) / run.moments:g} {unit}", keep_last=run.moments)
     for field, value in settings.changes.items():
         assign(config, field, value)
     config_lib.check(config)
