@@ -18,6 +18,7 @@ CHANGES = {
     "data.image_size": 8,
     "data.canvas_size": 10,
     "train.batch_size": 16,
+    "evaluation.batch_size": 16,
     "log.every": "1 steps",
     "log.tensorboard": False,
 }

@@ -21,6 +21,7 @@ SMALL = {
     "data.train_split": "train",
     "model.width": 0.25,
     "train.batch_size": 8,
+    "evaluation.batch_size": 16,
     "log.every": "1 steps",
     "log.tensorboard": False,
 }

@@ -19,6 +19,7 @@ SMALL = {
     "data.loader": "resident",
     "model.width": 0.25,
     "train.batch_size": 16,
+    "evaluation.batch_size": 16,
     "log.tensorboard": False,
 }
 
