@@ -130,7 +130,8 @@ def full_config(run: Run) -> ConfigDict:
     path = CONFIGS / file
     if not path.is_file():
         known = sorted(other.name for other in CONFIGS.glob("*.py"))
-        raise UserError(f"config={run.config!r}: expected one of {', '.join(known)}.{near_matches(file, known)}")
+        hint = near_matches(os.path.basename(file), known)
+        raise UserError(f"config={run.config!r}: expected one of {', '.join(known)}.{hint}")
     spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -156,7 +157,9 @@ def resolve(run: Run, settings: Settings) -> ConfigDict:
     config.train.duration = settings.budget.of(config.train.duration)
     if run.moments:
         number, unit = LENGTH.fullmatch(config.train.duration).groups()
-        config.checkpoint.update(every=f"{float(number) / run.moments:g} {unit}", keep_last=run.moments)
+        every = float(number) / run.moments
+        every = f"{max(1, round(every))} steps" if unit.startswith("step") else f"{every:g} epochs"
+        config.checkpoint.update(every=every, keep_last=run.moments)
     for field, value in settings.changes.items():
         assign(config, field, value)
     config_lib.check(config)
