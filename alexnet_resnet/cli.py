@@ -136,9 +136,11 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
 def _parse(arguments):
     try:
         rest = flags.FLAGS(arguments)
-        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+        config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+        # A sweep's is the file's name.
+        if config is not None and not isinstance(config, str):
             # A file that cannot be read or run says so only when its configuration is touched.
-            _ = ConfigDict.keys(flags.FLAGS["config"].value)
+            _ = ConfigDict.keys(config)
         return rest
     except UserError:
         raise

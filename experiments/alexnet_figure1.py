@@ -13,6 +13,7 @@ to 25% where the curve below does.
 
 import numpy as np
 
+from alexnet_resnet.training import workdir as workdir_lib
 from experiments.study import Conclusion, Outcome, Row, Run, Study, cifar, command, figures
 
 TARGET, PAPER_RATIO = 25.0, 6.0
@@ -25,7 +26,7 @@ def runs(options) -> list[Run]:
 
 def epochs_and_errors(one) -> tuple[np.ndarray, np.ndarray]:
     """Epochs, and the training error in percent averaged over the epoch before."""
-    per_epoch = 50_000 / one.config.train.batch_size
+    per_epoch = workdir_lib.read_dataset(one.workdir)["examples"] / one.config.train.batch_size
     steps, _ = figures.series(one, "train/error")
     reports = max(1, round(per_epoch / steps[0])) if len(steps) else 1
     steps, errors = figures.series(one, "train/error", reports)

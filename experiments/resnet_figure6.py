@@ -72,9 +72,9 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
             if residual and depth in TABLE6:
                 axes.axhline(TABLE6[depth], color=f"C{number}", lw=0.8, ls=":")
         axes.set_title(f"{name}: training dashed, test full" + (", paper dotted" if residual else ""), fontsize="small")
-    most = max([line.get_ydata().max() for axes in panels for line in axes.lines if len(line.get_ydata())], default=100)
+    most = max([max(line.get_ydata(), default=0) for axes in panels for line in axes.lines], default=0)
     for axes in panels:
-        axes.set_ylim(0, min(100, 1.05 * most))
+        axes.set_ylim(0, min(100, 1.05 * most) or 100)
     return Conclusion(rows, [figures.save(figure, folder, "figure6.png")])
 
 

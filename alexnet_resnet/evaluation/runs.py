@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from alexnet_resnet import config as config_lib
@@ -171,15 +173,43 @@ def with_precise_statistics(
       batches: how many batches of `train.batch_size`, with training's crops and flips, and its colours where the state
         stands.
     """
-    examples = sources.load(config.data, config.data.train_split)
-    loader = loaders.create(config.data, examples)
-    training = loader.training_batches(config.train.batch_size, config.seed, stop_step=batches)
-    total = config_lib.steps("train.duration", config.train.duration, len(examples) / config.train.batch_size)
-    until = objective_lib.create(config, total).lighting_until
-    as_trained = jax.jit(functools.partial(training_images, config.data, lighting_until=until))
-    images = (as_trained(state, batch)[np.flatnonzero(batch["valid"])] for batch in training)
+    images = (images for images, _ in as_trained(config, state, batches))
     judged = state_lib.to_judge(state)
     module = nnx.merge(network.graphdef, judged.params, judged.batch_stats, copy=True)
     statistics = nnx.to_pure_dict(average_statistics(module, images))
     # There is no other state to judge any more.
     return dataclasses.replace(judged, batch_stats=statistics, average={})
+
+
+def as_trained(
+    config: ConfigDict, state: state_lib.TrainState, count: int, batch_size: int = 0
+) -> Iterator[tuple[Float[Array, "_ H W C"], Int[np.ndarray, "_"]]]:
+    """The images of a run's first training batches as its network sees them, and their labels.
+
+    They have training's crops and flips, and its colours where the state stands. Images that cannot be read are left
+    out.
+
+    Args:
+      config: the run's configuration.
+      state: its mean canvas, lighting's axes, its key and its step; the rest is not looked at.
+      count: how many batches.
+      batch_size: examples in each; 0 for the run's own number.
+
+    Raises:
+      UserError: as `sources.load`, before the first batch is asked for.
+    """
+    examples = sources.load(config.data, config.data.train_split, "data.train_split")
+    loader = loaders.create(config.data, examples)
+    total = config_lib.steps("train.duration", config.train.duration, len(examples) / config.train.batch_size)
+    until = objective_lib.create(config, total).lighting_until
+    seen = jax.jit(functools.partial(training_images, config.data, lighting_until=until))
+    batches = loader.training_batches(batch_size or config.train.batch_size, config.seed, stop_step=count)
+    return readable(functools.partial(seen, state), batches)
+
+
+def readable(images_of: Callable, batches: Iterator[dict]) -> Iterator[tuple[Array, np.ndarray]]:
+    """What the network sees of each batch and the labels, without the rows that are not valid."""
+    for batch in batches:
+        rows = np.flatnonzero(batch["valid"])
+        if len(rows):
+            yield images_of(batch)[rows], batch["label"][rows]

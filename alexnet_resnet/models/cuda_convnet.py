@@ -15,6 +15,7 @@ from alexnet_resnet.ops.lrn import local_response_norm
 from alexnet_resnet.ops.pooling import avg_pool, ceil_padding, max_pool
 from alexnet_resnet.ops.spatial_norm import within_map_norm
 
+POOLS = ("max", "avg")
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
@@ -82,6 +83,7 @@ class CudaConvnet(nnx.Module):
       num_classes: logits.
       variant: '18pct', '11pct', '13pct' or 'fig1'.
       activation: 'relu' or, for figure 1's dashed line, 'tanh'.
+      norm: False leaves the variant's normalisations out, and nothing else.
       dtype: the type activations are computed in; parameters, normalisation and logits are float32.
       rngs: the source of the 'params' key.
 
@@ -96,6 +98,7 @@ class CudaConvnet(nnx.Module):
         *,
         variant: str = "18pct",
         activation: str = "relu",
+        norm: bool = True,
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
@@ -123,6 +126,7 @@ class CudaConvnet(nnx.Module):
         self.fc10 = Dense(size[0] * size[1] * inputs, num_classes, kernel_init=init, rngs=rngs)
         self.variant = variant
         self.activation = activation
+        self.norm = norm
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "N H W C"], context: Context = Context()) -> Float[Array, "N K"]:
@@ -136,8 +140,8 @@ class CudaConvnet(nnx.Module):
         x = x.astype(self.dtype)
         for number, then in enumerate(layers.then, start=1):
             x = activated(f"conv{number}", x)
-            for step in then:
-                name = "pool" if step in ("max", "avg") else "norm"
+            for step in then if self.norm else (step for step in then if step in POOLS):
+                name = "pool" if step in POOLS else "norm"
                 x = context.keep(f"{name}{number}", _STEPS[step](x))
         for number in range(len(layers.then) + 1, len(layers.then) + 1 + len(layers.locals)):
             x = activated(f"local{number}", x)

@@ -3,17 +3,18 @@
 import functools
 import os
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
 from alexnet_resnet import cli
 from alexnet_resnet.errors import UserError, near_matches
 from experiments.study import estimate, plan, report, training
-from experiments.study.plan import Budget, Settings
+from experiments.study.plan import Budget, Run, Settings
 from experiments.study.report import Study
 
 OUT = "runs/studies"
-FLAGS = ("out", "report", "budget", "seed", "data_dir", "set", "only", "dry_run", "collect")
+FLAGS = ("out", "report", "budget", "seed", "data_dir", "set", "only", "task", "dry_run", "collect")
 
 
 def main(study: Study) -> None:
@@ -27,6 +28,7 @@ def main(study: Study) -> None:
     flags.DEFINE_string("data_dir", "", "Where the datasets are; the variable TFDS_DATA_DIR by default.")
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE for every run that has the field; repeated for several.")
     flags.DEFINE_list("only", [], "Labels of the runs that are trained, for several machines; all by default.")
+    flags.DEFINE_integer("task", None, "The number, from 0, of the one run that is trained, as of a SLURM array.")
     flags.DEFINE_bool("dry_run", False, "Say what would be trained and how long it may take, and train nothing.")
     flags.DEFINE_bool("collect", False, "Make the report of what has been trained so far, and train nothing.")
     define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
@@ -50,7 +52,7 @@ def _main(study: Study) -> None:
         seed=values.seed,
         data_dir=os.path.abspath(os.path.expanduser(values.data_dir)) if values.data_dir else "",
         changes=plan.parse_changes(values.set, runs),
-        only=tuple(values.only),
+        only=chosen(runs, values.only, values.task),
         options=options,
     )
     if values.dry_run:
@@ -70,17 +72,25 @@ def _main(study: Study) -> None:
         sys.exit(cli.FAILURE)
 
 
-def check_only(study: Study, settings: Settings) -> None:
-    """Raises UserError where --only names a run that the study does not have."""
-    labels = [run.label for run in study.runs(settings.options)]
-    for label in settings.only:
+def chosen(runs: Sequence[Run], only: Sequence[str], task: int | None = None) -> tuple[str, ...]:
+    """The labels that --only or --task name.
+
+    Raises:
+      UserError: the study does not have them.
+    """
+    labels = [run.label for run in runs]
+    for label in only:
         if label not in labels:
             raise UserError(f"--only={label!r}: expected some of {', '.join(labels)}.{near_matches(label, labels)}")
+    if task is None:
+        return tuple(only)
+    if only or not 0 <= task < len(labels):
+        raise UserError(f"--task={task}: expected one of 0 to {len(labels) - 1}, without --only.")
+    return (labels[task],)
 
 
 def announce(study: Study, settings: Settings) -> list[str]:
     """What a study would train and how long that may take, as lines."""
-    check_only(study, settings)
     runs = study.runs(settings.options)
     lines = [f"{study.name}: {study.title} ({study.source})"]
     total, unknown = 0.0, False
@@ -120,13 +130,14 @@ def perform(study: Study, settings: Settings, collect: bool = False, say=functoo
       UserError: an option, a run or a folder that cannot work, before anything is trained.
     """
     study.check(settings.options)
-    check_only(study, settings)
+    runs = study.runs(settings.options)
+    chosen(runs, settings.only)
     folder = settings.report or os.path.join(settings.out, study.name)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UserError(f"--report={folder!r}: expected a folder that can be made ({error.strerror}).") from error
-    outcome = training.train_all(study.runs(settings.options), settings, collect, say)
+    outcome = training.train_all(runs, settings, collect, say)
     conclusion = study.conclude(outcome, folder)
     record = report.write(study, outcome, conclusion, folder)
     say(f"\n{study.title} ({study.source})\n")

@@ -78,6 +78,7 @@ class Run:
       seed: of the configuration; `Settings.seed` is added.
       name: its folder's name, without the seed; by default that of the configuration. Runs with other fields need
         another name, and studies that name a run alike share it.
+      moments: checkpoints that are kept, evenly over the training; 0 for as many as the configuration says.
     """
 
     label: str
@@ -85,6 +86,7 @@ class Run:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
     name: str = ""
+    moments: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,8 @@ def full_config(run: Run) -> ConfigDict:
     path = CONFIGS / file
     if not path.is_file():
         known = sorted(other.name for other in CONFIGS.glob("*.py"))
-        raise UserError(f"config={run.config!r}: expected one of {', '.join(known)}.{near_matches(file, known)}")
+        hint = near_matches(os.path.basename(file), known)
+        raise UserError(f"config={run.config!r}: expected one of {', '.join(known)}.{hint}")
     spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -152,6 +155,11 @@ def resolve(run: Run, settings: Settings) -> ConfigDict:
     if settings.data_dir:
         config.data.data_dir = settings.data_dir
     config.train.duration = settings.budget.of(config.train.duration)
+    if run.moments:
+        number, unit = LENGTH.fullmatch(config.train.duration).groups()
+        every = float(number) / run.moments
+        every = f"{max(1, round(every))} steps" if unit.startswith("step") else f"{every:g} epochs"
+        config.checkpoint.update(every=every, keep_last=run.moments)
     for field, value in settings.changes.items():
         assign(config, field, value)
     config_lib.check(config)

@@ -179,7 +179,7 @@ def write(study: Study, outcome: Outcome, conclusion: Conclusion, folder: str) -
 
 def _described(one: Trained) -> dict[str, Any]:
     """What result.json says of a training."""
-    kept = ("step", "parameters", "train/seconds", "train/images_per_second", "train/device_memory_gib", "train/error")
+    kept = ("step", "parameters", "train/seconds", "train/images_per_second", "train/device_memory_gib")
     return dict(
         label=one.run.label,
         config=one.run.config,
@@ -187,7 +187,8 @@ def _described(one: Trained) -> dict[str, Any]:
         seed=one.config.seed,
         budget=one.budget,
         diverged=one.diverged,
-        error=one.error,
+        test_error=one.error,
+        training_error=100 * one.final["train/error"] if "train/error" in one.final else None,
         **{name.removeprefix("train/"): one.final[name] for name in kept if name in one.final},
         date=one.machine["date"],
         commit=one.machine["commit"],

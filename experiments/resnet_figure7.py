@@ -1,0 +1,81 @@
+"""The layers of residual nets respond more weakly than those of plain nets, deeper ones more weakly still (figure 7).
+
+    python -m experiments.resnet_figure7 --data_dir=TFDS
+    python -m experiments.resnet_figure7 --data_dir=TFDS --depths=20,32 --budget='2 epochs'
+
+He et al. 2016, section 4.2, figure 7: the standard deviation of each 3x3 layer's output on CIFAR-10, after batch
+normalisation and before the ReLU or the addition, in plain-20, plain-56, ResNet-20, ResNet-56 and ResNet-110. The paper
+draws it and gives no numbers. Ours is over test images, with the moments that an evaluation uses; the networks are
+those of figure 6. What is said of each net is the mean over its layers, the first convolution among them.
+"""
+
+import os
+
+import numpy as np
+
+from alexnet_resnet.analysis import responses
+from alexnet_resnet.errors import check_at_least
+from alexnet_resnet.evaluation import inspection
+from experiments.resnet_figure6 import depths
+from experiments.study import Conclusion, Outcome, Row, Run, Study, cifar, command
+from experiments.study.report import Option
+
+DEEPEST = 110  # of which the paper shows the residual net alone
+
+
+def runs(options) -> list[Run]:
+    return [
+        cifar.resnet(depth, residual)
+        for depth in depths(options["depths"])
+        for residual in (False, True)
+        if residual or depth < DEEPEST
+    ]
+
+
+def conclude(outcome: Outcome, folder: str) -> Conclusion:
+    found, count = {}, outcome.options["images"]
+    for label, one in outcome.trained.items():
+        _, network = inspection.opened(one.workdir)
+        batches = inspection.evaluation_batches(one.workdir, -(-count // 128), batch_size=128)
+        found[label] = responses.standard_deviations(network, (images for images, _ in batches))
+    mean = {label: float(np.mean(list(values.values()))) for label, values in found.items()}
+    measure = "mean standard deviation of a layer"
+    rows = [
+        Row(run.label, measure, None, mean.get(run.label), budget=outcome.budget(run.label), digits=3)
+        for run in outcome.runs
+    ]
+    chosen = depths(outcome.options["depths"])
+    pairs = [(f"plain-{depth}", f"ResNet-{depth}", "residual against plain") for depth in chosen if depth < DEEPEST]
+    pairs += [(f"ResNet-{a}", f"ResNet-{b}", "deeper") for a, b in zip(chosen, chosen[1:], strict=False)]
+    for first, second, what in pairs:
+        ratio = mean[second] / mean[first] if {first, second} <= mean.keys() else None
+        rows.append(
+            Row(f"{second} / {first}", f"{what}: ratio of the means", None, ratio, note="the paper: below 1", digits=3)
+        )
+    names = []
+    if found:
+        responses.draw(found, os.path.join(folder, "figure7.png"))
+        names.append("figure7.png")
+    return Conclusion(rows, names)
+
+
+def check(options) -> None:
+    depths(options["depths"])
+    check_at_least("--images", options["images"], 1)
+
+
+STUDY = Study(
+    name="resnet_figure7",
+    title="Residual functions respond weakly: the standard deviation of each layer's output",
+    source="He et al. 2016, figure 7",
+    runs=runs,
+    conclude=conclude,
+    options={
+        "depths": Option("20,56,110", "The depths; plain nets up to 109 layers, residual nets of all."),
+        "images": Option(1024, "Test images that the responses are taken over, in whole batches of 128."),
+    },
+    check=check,
+)
+
+if __name__ == "__main__":
+    command.main(STUDY)
