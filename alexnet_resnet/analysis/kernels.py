@@ -231,19 +231,44 @@ def draw(
       UserError: kernels that are not of RGB, columns that do not divide them, or a file that cannot be.
     """
     predictions.check(path)
-    shares = chromatic_share(kernel)
-    parts, described = by_column(shares, columns), describe(shares, columns)
-    told = sentence(compare(shares, columns, permutations, seed))
+    by_column(chromatic_share(kernel), columns)
     # Not pyplot, which would choose a backend for a notebook that calls this.
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=size(kernel, columns), layout="constrained")
+    draw_in(figure, kernel, columns, title, scale, permutations, seed)
+    figure.savefig(path, dpi=130)
+
+
+def size(kernel: Float[np.ndarray, "h w C D"], columns: int) -> tuple[float, float]:
+    """The width and the height in inches that `draw_in` asks for."""
+    count = kernel.shape[-1] // columns
+    lines = -(-count // PER_ROW)
+    return _breadth(count) + 3.6, max(1.6, 0.45 * lines + 0.5) * columns + 0.9
+
+
+def _breadth(count: int) -> float:
+    """Of a column's kernels, in inches."""
+    return max(4.6, 0.45 * min(PER_ROW, count))
+
+
+def draw_in(
+    figure,
+    kernel: Float[np.ndarray, "h w C D"],
+    columns: int,
+    title: str = "",
+    scale: str = "joint",
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> None:
+    """As `draw`, in a figure of Matplotlib or a part of one, where another network's may stand beside it."""
+    shares = chromatic_share(kernel)
+    parts, described = by_column(shares, columns), describe(shares, columns)
+    told = sentence(compare(shares, columns, permutations, seed))
     height, width = kernel.shape[:2]
     sheets = [_sheet(group) for group in np.split(pictures(kernel, scale), columns)]
-    across = sheets[0].shape[1] / (width + 1)
-    tall = max(1.6, 0.45 * sheets[0].shape[0] / (height + 1) + 0.5)
-    figure = Figure(figsize=(max(4.6, 0.45 * across) + 3.6, tall * columns + 0.9), layout="constrained")
     figure.suptitle("\n".join(filter(None, (title, told))), fontsize=9, parse_math=False)
-    axes = figure.subplots(columns, 2, squeeze=False, width_ratios=[max(4.6, 0.45 * across), 3.2])
+    axes = figure.subplots(columns, 2, squeeze=False, width_ratios=[_breadth(len(parts[0])), 3.2])
     bins = np.linspace(0, 1, 21)
     most = max(np.histogram(part, bins)[0].max() for part in parts)
     for (left, right), sheet, part, column in zip(axes, sheets, parts, described, strict=True):
@@ -261,7 +286,6 @@ def draw(
         right.yaxis.get_major_locator().set_params(integer=True)
         right.tick_params(labelsize=8)
     axes[-1, 1].set_xlabel("chromatic share of a kernel's energy\ndashed: channels independent, 2/3", fontsize=8)
-    figure.savefig(path, dpi=130)
 
 
 def _sheet(shown: Float[np.ndarray, "D h w 3"]) -> Float[np.ndarray, "H W 3"]:

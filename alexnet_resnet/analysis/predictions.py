@@ -21,12 +21,14 @@ def check(path: str, field: str = "figure") -> None:
         raise UserError(f"{field}={path!r}: expected a file in a folder that exists.")
 
 
-def draw(predictions: Sequence[Prediction], path: str) -> None:
+def draw(predictions: Sequence[Prediction], path: str, classes: Sequence[int] = (), title: str = "") -> None:
     """Draws a panel of pictures with a bar for each label and saves it.
 
     Args:
       predictions: what to draw; the first `MOST` are shown.
       path: the figure's file; its ending decides the format.
+      classes: the true class of each, whose bar is red as in the paper; empty where they are not known.
+      title: such as the network.
     """
     # Not pyplot, which would choose a backend for a notebook that calls this.
     from matplotlib.figure import Figure
@@ -35,6 +37,8 @@ def draw(predictions: Sequence[Prediction], path: str) -> None:
     columns = min(COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(2.6 * columns, 4.2 * rows), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=9, parse_math=False)
     axes = figure.subplots(2 * rows, columns, height_ratios=[3, 2] * rows, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -45,7 +49,9 @@ def draw(predictions: Sequence[Prediction], path: str) -> None:
         picture.set_title(os.path.basename(prediction.file)[:32], fontsize=8, parse_math=False)
         probabilities = [probability for _, _, probability in prediction.top]
         places = range(len(probabilities))
-        bars.barh(places, probabilities, color="C0", alpha=0.5)
+        true = classes[number] if len(classes) else None
+        colours = ["C3" if index == true else "C0" for index, _, _ in prediction.top]
+        bars.barh(places, probabilities, color=colours, alpha=0.5)
         for place, (_, name, probability) in enumerate(prediction.top):
             bars.text(0.02, place, f"{name[:28]}  {100 * probability:.1f}%", va="center", fontsize=7, parse_math=False)
         bars.set(xlim=(0, 1), ylim=(len(probabilities) - 0.4, -0.6))
