@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "experiments/launch"
-NODE, SLURM, TPU_POD = (LAUNCH / f"{name}.sh" for name in ("node", "slurm", "tpu_pod"))
+NODE, SLURM, TPU_POD, SWEEP = (LAUNCH / f"{name}.sh" for name in ("node", "slurm", "tpu_pod", "sweep"))
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 BASH = shutil.which("bash")
 LIMIT = 420
@@ -125,13 +125,14 @@ def test_every_script_is_bash_that_says_how_to_run_it(script):
     assert subprocess.run([BASH, "-n", script]).returncode == 0
     text = script.read_text()
     assert os.access(script, os.X_OK) and text.startswith("#!/usr/bin/env bash\n# ")
-    assert re.search(rf"^# .*{script.name} CONFIG WORKDIR \[FLAG\.\.\.\]$", text, re.MULTILINE)
+    what = "STUDY" if script == SWEEP else "CONFIG WORKDIR"
+    assert re.search(rf"^# .*{script.name} {what} \[FLAG\.\.\.\]$", text, re.MULTILINE)
     assert "\nset -euo pipefail\n" in text
     assert f"experiments/launch/{script.name}" in (ROOT / "docs/launch.md").read_text()
 
 
 def test_there_is_a_script_for_each_kind_of_cluster():
-    assert {NODE, SLURM, TPU_POD} <= set(SCRIPTS)
+    assert {NODE, SLURM, TPU_POD, SWEEP} <= set(SCRIPTS)
 
 
 RUN = ("configs/digits.py", "/runs/digits")
@@ -147,6 +148,21 @@ REFUSED = {
     "slurm, no job": (SLURM, RUN, {}, "SLURM_JOB_ID is not set: expected a job of SLURM"),
     "slurm, elsewhere": (SLURM, RUN, {"SLURM_JOB_ID": 1, "cwd": "/"}, "the current folder is /: expected"),
     "slurm, no Python": (SLURM, RUN, {"SLURM_JOB_ID": 1, "PYTHON": "no/python"}, "PYTHON=no/python: expected"),
+    "sweep, nothing": (SWEEP, (), {"SLURM_ARRAY_TASK_ID": 1}, "STUDY: expected its name before any flag"),
+    "sweep, a flag first": (
+        SWEEP,
+        ("--out=a",),
+        {"SLURM_ARRAY_TASK_ID": 1},
+        "STUDY: expected its name before any flag",
+    ),
+    "sweep, no array": (SWEEP, ("sweep",), {}, "SLURM_ARRAY_TASK_ID is not set: expected a job array"),
+    "sweep, no study": (
+        SWEEP,
+        ("sweap",),
+        {"SLURM_ARRAY_TASK_ID": 1},
+        "STUDY=sweap: expected a module of",
+    ),
+    "sweep, no Python": (SWEEP, ("sweep",), {"SLURM_ARRAY_TASK_ID": 1, "PYTHON": "no/python"}, "PYTHON=no/python"),
     "pod, nothing": (TPU_POD, (), POD, "CONFIG and WORKDIR: expected both"),
     "pod, no name": (TPU_POD, RUN, {"ZONE": "zone"}, "TPU_NAME is not set: expected the pod's name"),
     "pod, no zone": (TPU_POD, RUN, {"TPU_NAME": "pod"}, "ZONE is not set: expected the pod's zone"),
@@ -226,6 +242,33 @@ def test_a_signal_reaches_every_process_and_only_a_saved_run_is_requeued(name, s
         assert process.returncode == status
     assert rest.count("told to stop") == 3
     assert (tmp_path / "requeued").exists() == requeued
+
+
+@pytest.mark.parametrize(("name", "status", "requeued"), [("USR1", 0, True), ("USR1", 3, False), ("TERM", 0, False)])
+def test_a_task_of_a_sweep_is_requeued_once_it_has_saved(name, status, requeued, cluster, tmp_path):
+    python = executable(tmp_path / "python", PATIENT.format(bash=BASH, status=status))
+    array = {"SLURM_ARRAY_TASK_ID": 3, "SLURM_ARRAY_JOB_ID": 77, "PYTHON": python}
+    with started(SWEEP, "sweep", **cluster | array) as process:
+        assert process.stdout.readline() == "working\n"
+        for _ in range(LIMIT // 5):
+            process.send_signal(getattr(signal, f"SIG{name}"))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                break
+        rest, _ = process.communicate()
+        assert process.returncode == status, rest
+    assert rest.count("told to stop") == 1
+    assert (tmp_path / "requeued").exists() == requeued
+    if requeued:
+        assert (tmp_path / "requeued").read_text() == "requeue 77_3\n"
+
+
+def test_a_task_of_a_sweep_starts_the_study_with_its_number(tmp_path):
+    python = executable(tmp_path / "python", f"#!{BASH}\nprintf '<%s>' \"$@\"\nexit 5\n")
+    with started(SWEEP, "resnet_table6", "--budget=3 epochs", PYTHON=python, SLURM_ARRAY_TASK_ID=2) as process:
+        said, _ = process.communicate()
+        assert process.returncode == 5
+    assert said == "<-m><experiments.resnet_table6><--task=2><--budget=3 epochs>"
 
 
 def test_a_step_that_fails_gives_the_job_its_status(cluster, tmp_path):
