@@ -257,7 +257,7 @@ def _draw_labels(named: Named, examples, test: Seen, chosen, folder: str) -> Non
         best = zip(*(values[place].tolist() for values in test.top), strict=True)
         drawn.append(Prediction(name, picture, tuple((index, names[index], share) for index, share in best)))
     title = f"{named.title}: {examples.name}, the true class above each picture and red below it"
-    predictions.draw(drawn, f"{folder}/{LEFT}", test.labels[chosen], title)
+    predictions.draw(drawn, f"{folder}/{LEFT}", test.labels[chosen].tolist(), title)
     figures.slim(folder, LEFT)
 
 
