@@ -211,8 +211,9 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     training = look(named, trainings, spread(len(trainings), options["training_images"]), layer)
     found = find(test, training)
     left, right = choose(test, training, outcome.settings.seed)
-    _draw_labels(named, tests, test, left, folder)
-    _draw_nearest(named, layer, (tests, trainings), (test, training), found, right, folder)
+    photographs = options["photographs"]
+    _draw_labels(named, tests, test, left, folder, photographs)
+    _draw_nearest(named, layer, (tests, trainings), (test, training), found, right, folder, photographs)
     rows = rows_of(named, layer, splits, left, test, training, found)
     unread = [
         f"{left_out:,} images of {split} could not be read and were left out."
@@ -221,6 +222,8 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         )
         if (left_out := len(spread(len(examples), options[name])) - len(seen.rows))
     ]
+    if not photographs:
+        unread.append("In place of each photograph, which may not be passed on, the figures have its mean colour.")
     return Conclusion(rows, [LEFT, RIGHT], unread)
 
 
@@ -236,24 +239,26 @@ def _check_classes(named: Named, examples) -> None:
         )
 
 
-def _thumbnail(named: Named, examples, row: int):
-    """A small square picture of an example, and the name of its class."""
+def _thumbnail(named: Named, examples, row: int, photographs: bool):
+    """A small square picture of an example, or a square of its mean colour, and the name of its class."""
     from alexnet_resnet.analysis.neighbours import Shown
     from alexnet_resnet.data import photos
 
     ((_, picture, label),) = read(examples, [row], named.classifier.channels)
     small = photos.centre_square(picture, min(SIDE, *picture.shape[:2]))
+    if not photographs:
+        small = np.broadcast_to(small.mean((0, 1)).round().astype(np.uint8), small.shape)
     return Shown(small, named.classifier.label_names[label])
 
 
-def _draw_labels(named: Named, examples, test: Seen, chosen, folder: str) -> None:
+def _draw_labels(named: Named, examples, test: Seen, chosen, folder: str, photographs: bool) -> None:
     from alexnet_resnet.analysis import predictions
     from alexnet_resnet.evaluation.prediction import Prediction
     from experiments.study import figures
 
     drawn, names = [], named.classifier.label_names
     for place in chosen:
-        picture, name = _thumbnail(named, examples, test.rows[place])
+        picture, name = _thumbnail(named, examples, test.rows[place], photographs)
         best = zip(*(values[place].tolist() for values in test.top), strict=True)
         drawn.append(Prediction(name, picture, tuple((index, names[index], share) for index, share in best)))
     title = f"{named.title}: {examples.name}, the true class above each picture and red below it"
@@ -261,7 +266,7 @@ def _draw_labels(named: Named, examples, test: Seen, chosen, folder: str) -> Non
     figures.slim(folder, LEFT)
 
 
-def _draw_nearest(named: Named, layer: str, examples, seen, found, chosen, folder: str) -> None:
+def _draw_nearest(named: Named, layer: str, examples, seen, found, chosen, folder: str, photographs: bool) -> None:
     from alexnet_resnet.analysis import neighbours
     from experiments.study import figures
 
@@ -269,8 +274,8 @@ def _draw_nearest(named: Named, layer: str, examples, seen, found, chosen, folde
     units = "x".join(map(str, named.classifier.activation_shapes[layer]))
     title = f"{named.title}: nearest by {layer} ({units} values) of {len(training.rows):,} images of {trainings.name}"
     neighbours.draw(
-        [_thumbnail(named, tests, test.rows[place]) for place in chosen],
-        lambda place: _thumbnail(named, trainings, training.rows[place]),
+        [_thumbnail(named, tests, test.rows[place], photographs) for place in chosen],
+        lambda place: _thumbnail(named, trainings, training.rows[place], photographs),
         neighbours.Neighbours(found.rows[chosen], found.distances[chosen]),
         f"{folder}/{RIGHT}",
         title,
@@ -291,6 +296,7 @@ STUDY = Study(
         "images": Option(1000, "Test images that the numbers are of, spread evenly over the split; 0 for all."),
         "train_split": Option("", "Where the nearest are looked for; the run's training split by default."),
         "training_images": Option(10_000, "Training images that are looked at, spread evenly; 0 for all."),
+        "photographs": Option(True, "Draw the pictures; --nophotographs draws their mean colours, to be passed on."),
     },
     check=check,
 )

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_resnet.data.examples import Examples
 from alexnet_resnet.errors import UserError
 from experiments import alexnet_feature_maps, alexnet_figure3, alexnet_figure4, alexnet_or_resnet
 from experiments.study import command, networks, plan
@@ -158,6 +160,20 @@ def test_figure_4_counts_labels_and_neighbours(workdir, images, tmp_path):
     # Four training images of each of three classes, and four classes of test images.
     assert shares["any of 12 of train, at random"] == pytest.approx(25)
     assert "12 of 16 test images have training images of their class" in said
+
+
+def test_figures_that_are_passed_on_have_no_photographs(workdir, tmp_path):
+    record, _, _ = perform(
+        alexnet_figure4.STUDY, str(tmp_path), workdir=workdir, images=4, training_images=6, photographs=False
+    )
+    assert any("mean colour" in note for note in record["notes"])
+    picture = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    named = SimpleNamespace(classifier=SimpleNamespace(channels=3, label_names=("cat",)))
+    examples = Examples(picture[None], np.zeros(1, np.int32), ("cat",), "one")
+    with_, without = (alexnet_figure4._thumbnail(named, examples, 0, drawn) for drawn in (True, False))
+    assert with_.name == without.name == "cat" and with_.picture.shape == without.picture.shape == (6, 6, 3)
+    assert np.unique(without.picture.reshape(-1, 3), axis=0).shape == (1, 3)
+    np.testing.assert_allclose(without.picture[0, 0], with_.picture.mean((0, 1)), atol=0.5)
 
 
 def test_published_weights_look_at_imagenet_by_the_layer_that_is_named(weights, images, tmp_path, monkeypatch):
