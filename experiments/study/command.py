@@ -9,6 +9,7 @@ from absl import flags
 
 from alexnet_resnet import cli
 from alexnet_resnet.errors import UserError, near_matches
+from experiments.benchmarks import provenance
 from experiments.study import estimate, plan, report, training
 from experiments.study.plan import Budget, Run, Settings
 from experiments.study.report import Study
@@ -137,9 +138,10 @@ def perform(study: Study, settings: Settings, collect: bool = False, say=functoo
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UserError(f"--report={folder!r}: expected a folder that can be made ({error.strerror}).") from error
+    machine = provenance.machine()
     outcome = training.train_all(runs, settings, collect, say)
     conclusion = study.conclude(outcome, folder)
-    record = report.write(study, outcome, conclusion, folder)
+    record = report.write(study, outcome, conclusion, folder, machine)
     say(f"\n{study.title} ({study.source})\n")
     say(report.text_table(conclusion.rows))
     for note in conclusion.notes:

@@ -142,7 +142,9 @@ def _filled(lines: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[line[place] for place in kept] for line in lines]
 
 
-def write(study: Study, outcome: Outcome, conclusion: Conclusion, folder: str) -> dict[str, Any]:
+def write(
+    study: Study, outcome: Outcome, conclusion: Conclusion, folder: str, machine: Mapping[str, Any]
+) -> dict[str, Any]:
     """Writes result.json and the table, and gives the record.
 
     Args:
@@ -150,6 +152,7 @@ def write(study: Study, outcome: Outcome, conclusion: Conclusion, folder: str) -
       outcome: what was trained.
       conclusion: what was found.
       folder: of the report.
+      machine: where, when and from which commit, as `provenance.machine` said before any file was written.
     """
     settings = outcome.settings
     trained = [outcome.trained[run.label] for run in outcome.runs if run.label in outcome.trained]
@@ -159,7 +162,7 @@ def write(study: Study, outcome: Outcome, conclusion: Conclusion, folder: str) -
         source=study.source,
         budget=settings.budget.text,
         seed=settings.seed,
-        machine=provenance.machine() | {"devices": provenance.devices()},
+        machine=dict(machine) | {"devices": provenance.devices()},
         training_seconds=round(sum(one.final.get("train/seconds", 0.0) for one in trained), 1),
         changes=dict(settings.changes),
         options=dict(settings.options),
