@@ -47,7 +47,8 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     paper = [top1 for top1, _ in PAPER.values()]
     figures.draw_bars(bars, list(PAPER), paper, [imagenet.percent(ten[label]) for label in PAPER])
     bars.set(ylabel="top-1 error (%), ten views")
-    bars.margins(y=0.12)
+    bars.margins(y=0.25)
+    bars.set_xlim(-0.6, len(PAPER) - 0.4)
     return Conclusion(rows, [figures.save(figure, folder, "norms.png")], imagenet.notes(outcome))
 
 

@@ -38,7 +38,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     labels = [*REFERENCES, *(f"{NET}, {imagenet.SAID[views]}" for views in PAPER)]
     ours = [*(NONE for _ in REFERENCES), *map(imagenet.pair, found.values())]
     figure = imagenet.draw(
-        folder, "table1.png", labels, [*REFERENCES.values(), *PAPER.values()], ours, "error (%), ILSVRC-2010 test"
+        folder, "table1.png", labels, [*REFERENCES.values(), *PAPER.values()], ours, "error (%), test set"
     )
     return Conclusion(rows, [figure], imagenet.notes(outcome))
 

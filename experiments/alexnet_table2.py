@@ -62,9 +62,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         for k in (1, 5)
     ]
     pairs = list(zip(ours[::2], ours[1::2], strict=True))
-    figure = imagenet.draw(
-        folder, "table2.png", list(PAPER), list(PAPER.values()), pairs, "error (%), ILSVRC-2012 validation, ten views"
-    )
+    figure = imagenet.draw(folder, "table2.png", list(PAPER), list(PAPER.values()), pairs, "error (%), ten views")
     out = [f"{label}, which is in no row, {said}." for run in outcome.runs
            if (said := imagenet.diverged(outcome, label := run.label))]  # fmt: skip
     return Conclusion(rows, [figure], [*out, *imagenet.notes(outcome)])

@@ -114,6 +114,10 @@ def draw(folder: str, name: str, labels: Sequence[str], paper: Sequence[Pair], o
         figures.draw_bars(axes, labels, [pair[place] for pair in paper], [pair[place] for pair in ours])
         axes.set(ylabel=f"top-{k} {said}")
         axes.margins(y=0.12)
+        axes.set_xlim(-0.6, len(labels) - 0.4)
+        axes.get_legend().remove()
+    # Not among the bars, which may fill a panel.
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize="small")
     return figures.save(figure, folder, name)
 
 

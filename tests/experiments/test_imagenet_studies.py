@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_resnet.analysis import curves
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation import judging
 from alexnet_resnet.models import resnet, vgg
@@ -19,116 +20,89 @@ from experiments import (
     resnet_table4,
     resnet_table5,
 )
-from experiments.study import Outcome, Settings, Trained, command, estimate, imagenet, judged, plan, published
+from experiments.study import Outcome, Settings, Trained, command, estimate, imagenet, judged, plan
 from experiments.study.plan import Budget
 
 # What each study trains, and numbers that its table has to have, by their first cell and measure, from the papers.
 TEN1, TEN5 = "top-1 error (%), ten views", "top-5 error (%), ten views"
 MORE1, MORE5 = "top-1 error, ten views, points", "top-5 error, ten views, points"
 FIVE1, FIVE5 = "top-1 error (%), five scales", "top-5 error (%), five scales"
+# fmt: off
 STUDIES = {
     alexnet_ablations: (
         9,
         {
-            ("AlexNet", TEN1): 40.66,
-            ("2x2 pooling", TEN1): 41.06,
-            ("2x2 pooling", TEN5): 18.51,
-            ("without normalisation", TEN1): 42.03,
-            ("without normalisation", TEN5): 19.36,
-            ("LRN (section 3.3): without normalisation", MORE1): 1.4,
+            ("AlexNet", TEN1): 40.66, ("2x2 pooling", TEN1): 41.06,
+            ("2x2 pooling", TEN5): 18.51, ("without normalisation", TEN1): 42.03,
+            ("without normalisation", TEN5): 19.36, ("LRN (section 3.3): without normalisation", MORE1): 1.4,
             ("LRN (section 3.3): without normalisation", MORE5): 1.2,
-            ("overlap (section 3.4): 2x2 pooling", MORE1): 0.4,
-            ("overlap (section 3.4): 2x2 pooling", MORE5): 0.3,
-            ("columns (section 3.2): one column", MORE1): 1.7,
-            ("columns (section 3.2): one column", MORE5): 1.2,
+            ("overlap (section 3.4): 2x2 pooling", MORE1): 0.4, ("overlap (section 3.4): 2x2 pooling", MORE5): 0.3,
+            ("columns (section 3.2): one column", MORE1): 1.7, ("columns (section 3.2): one column", MORE5): 1.2,
             ("lighting (section 4.1): without lighting", MORE1): 1.0,
-            ("dropout (section 4.2): without dropout", MORE1): None,
-            ("conv3 (section 7): without conv3", MORE1): 2.0,
-            ("conv4 (section 7): without conv4", MORE1): 2.0,
-            ("conv5 (section 7): without conv5", MORE1): 2.0,
+            ("dropout (section 4.2): without dropout", MORE1): None, ("conv3 (section 7): without conv3", MORE1): 2.0,
+            ("conv4 (section 7): without conv4", MORE1): 2.0, ("conv5 (section 7): without conv5", MORE1): 2.0,
         },
     ),
     alexnet_norms: (
         4,
         {
-            ("LRN as written", TEN1): None,
-            ("LRN as run", TEN1): 40.66,
-            ("batch normalisation", TEN1): None,
-            ("none", TEN1): 42.03,
+            ("LRN as written", TEN1): None, ("LRN as run", TEN1): 40.66,
+            ("batch normalisation", TEN1): None, ("none", TEN1): 42.03,
             ("LRN as run, against none", MORE1): -1.4,
         },
     ),
     alexnet_table1: (
         1,
         {
-            ("sparse coding", "top-1 error (%)"): 47.1,
-            ("sparse coding", "top-5 error (%)"): 28.2,
-            ("SIFT + FVs", "top-1 error (%)"): 45.7,
-            ("SIFT + FVs", "top-5 error (%)"): 25.7,
-            ("CNN", TEN1): 37.5,
-            ("CNN", TEN5): 17.0,
-            ("CNN", "top-1 error (%), centre view"): 39.0,
-            ("CNN", "top-5 error (%), centre view"): 18.3,
+            ("sparse coding", "top-1 error (%)"): 47.1, ("sparse coding", "top-5 error (%)"): 28.2,
+            ("SIFT + FVs", "top-1 error (%)"): 45.7, ("SIFT + FVs", "top-5 error (%)"): 25.7,
+            ("CNN", TEN1): 37.5, ("CNN", TEN5): 17.0,
+            ("CNN", "top-1 error (%), centre view"): 39.0, ("CNN", "top-5 error (%), centre view"): 18.3,
         },
     ),
     alexnet_table2: (
         7,
         {
-            ("1 CNN", TEN1): 40.7,
-            ("1 CNN", TEN5): 18.2,
-            ("5 CNNs", TEN1): 38.1,
-            ("5 CNNs", TEN5): 16.4,
-            ("1 CNN*", TEN1): 39.0,
-            ("1 CNN*", TEN5): 16.6,
-            ("7 CNNs*", TEN1): 36.7,
-            ("7 CNNs*", TEN5): 15.4,
+            ("1 CNN", TEN1): 40.7, ("1 CNN", TEN5): 18.2,
+            ("5 CNNs", TEN1): 38.1, ("5 CNNs", TEN5): 16.4,
+            ("1 CNN*", TEN1): 39.0, ("1 CNN*", TEN5): 16.6,
+            ("7 CNNs*", TEN1): 36.7, ("7 CNNs*", TEN5): 15.4,
         },
     ),
     resnet_table2: (
         4,
         {
-            ("plain-18", TEN1): 27.94,
-            ("plain-34", TEN1): 28.54,
-            ("ResNet-18", TEN1): 27.88,
-            ("ResNet-34", TEN1): 25.03,
-            ("plain-34 less plain-18", MORE1): 0.60,
-            ("ResNet-34 less ResNet-18", MORE1): -2.85,
+            ("plain-18", TEN1): 27.94, ("plain-34", TEN1): 28.54,
+            ("ResNet-18", TEN1): 27.88, ("ResNet-34", TEN1): 25.03,
+            ("plain-34 less plain-18", MORE1): 0.60, ("ResNet-34 less ResNet-18", MORE1): -2.85,
         },
     ),
     resnet_table3: (
         8,
         {
-            ("VGG-16", TEN1): 28.07,
-            ("VGG-16", TEN5): 9.33,
-            ("plain-34", TEN5): 10.02,
-            ("ResNet-34 A", TEN5): 7.76,
-            ("ResNet-34 B", TEN5): 7.46,
-            ("ResNet-34 C", TEN5): 7.40,
-            ("ResNet-50", TEN5): 6.71,
-            ("ResNet-101", TEN5): 6.05,
-            ("ResNet-152", TEN1): 21.43,
-            ("ResNet-152", TEN5): 5.71,
+            ("VGG-16", TEN1): 28.07, ("VGG-16", TEN5): 9.33,
+            ("plain-34", TEN5): 10.02, ("ResNet-34 A", TEN5): 7.76,
+            ("ResNet-34 B", TEN5): 7.46, ("ResNet-34 C", TEN5): 7.40,
+            ("ResNet-50", TEN5): 6.71, ("ResNet-101", TEN5): 6.05,
+            ("ResNet-152", TEN1): 21.43, ("ResNet-152", TEN5): 5.71,
             ("ResNet-50", "top-1 error (%), centre view"): 24.7,
         },
     ),
     resnet_table4: (
         5,
         {
-            ("ResNet-34 B", FIVE1): 21.84,
-            ("ResNet-34 C", FIVE1): 21.53,
-            ("ResNet-50", FIVE1): 20.74,
-            ("ResNet-101", FIVE1): 19.87,
-            ("ResNet-152", FIVE1): 19.38,
-            ("ResNet-152", FIVE5): 4.49,
+            ("ResNet-34 B", FIVE1): 21.84, ("ResNet-34 C", FIVE1): 21.53,
+            ("ResNet-50", FIVE1): 20.74, ("ResNet-101", FIVE1): 19.87,
+            ("ResNet-152", FIVE1): 19.38, ("ResNet-152", FIVE5): 4.49,
         },
     ),
     resnet_table5: (6, {("six models", FIVE5): 3.57, ("ResNet-152", FIVE5): 4.49}),
 }
+# fmt: on
 by_study = pytest.mark.parametrize("module", STUDIES, ids=lambda module: module.__name__.split(".")[-1])
 
 CLASSES = 6
 SMALL = {
-    "data.dataset": "folder",
     "data.num_classes": CLASSES,
     "data.mean_examples": 0,
     "train.batch_size": 8,
@@ -138,8 +112,15 @@ SMALL = {
     "log.tensorboard": False,
     "model.width": 1 / 64,
 }
-ALEXNET = SMALL | {"data.canvas_size": 76, "data.image_size": 72}
+# Arrays on the device, for which TensorFlow is not needed; the views of ResNet and several scales are of files.
+ALEXNET = SMALL | {
+    "data.dataset": "npz",
+    "data.loader": "resident",
+    "data.canvas_size": 76,
+    "data.image_size": 72,
+}
 RESNET = SMALL | {
+    "data.dataset": "folder",
     "data.canvas_size": 36,
     "data.image_size": 32,
     "data.scale_range": (36, 40),
@@ -150,25 +131,28 @@ RESNET = SMALL | {
 
 @pytest.fixture(autouse=True, scope="module")
 def shallow():
-    """Networks of a block or two, which compile quickly, under the names of those of the papers."""
+    """Networks of a block or two under the names of the papers', and no figures of single trainings: both take long."""
     with pytest.MonkeyPatch.context() as patch:
         stages = {depth: ((1, 1, 0, 0), bottleneck) for depth, (_, bottleneck) in resnet.IMAGENET_STAGES.items()}
         patch.setattr(resnet, "IMAGENET_STAGES", stages)
         patch.setattr(vgg, "STAGES", {16: (1, 1, 1, 1, 1)})
+        patch.setattr(curves, "draw", lambda *arguments: None)
         yield
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Where all trainings lie, and a folder of a few photographs of each of six kinds."""
-    root, random = tmp_path_factory.mktemp("studies"), np.random.default_rng(0)
-    for split, count in (("train", 2), ("val", 1), ("test", 2)):
-        for number in range(CLASSES):
-            folder = root / "photographs" / split / str(number)
-            folder.mkdir(parents=True)
-            for name in range(count):
-                pixels = 40 * number + random.integers(0, 40, (44, 44, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.JPEG")
+    """Where all trainings lie, and a few images of each of six kinds, as files in folders and as arrays."""
+    root, random, arrays = tmp_path_factory.mktemp("studies"), np.random.default_rng(0), {}
+    for split, count in (("train", 2), ("validation", 1), ("test", 2)):
+        labels = np.repeat(np.arange(CLASSES), count)
+        images = (40 * labels[:, None, None, None] + random.integers(0, 40, (len(labels), 76, 76, 3))).astype(np.uint8)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            folder = root / "photographs" / split / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[:44, :44]).save(folder / f"{number}.JPEG")
+    np.savez(root / "images.npz", **arrays)
     return root
 
 
@@ -176,7 +160,7 @@ def settings_for(module, place, only=(), changes=None, **options):
     return Settings(
         out=str(place / "out"),
         budget=Budget("2 steps"),
-        data_dir=str(place / "photographs"),
+        data_dir=str(place / ("images.npz" if changes is ALEXNET else "photographs")),
         changes=changes or {},
         only=tuple(only),
         options=module.STUDY.default_options() | options,
@@ -303,11 +287,12 @@ def test_ablations_and_norms_from_end_to_end_with_trainings_in_common(place):
 
 
 def test_table_1_is_of_the_test_split(place):
-    changes = {name: value for name, value in ALEXNET.items() if name != "data.dataset"}
-    record, _ = perform(alexnet_table1, settings_for(alexnet_table1, place, changes=changes))
+    (run,) = alexnet_table1.runs({})
+    assert plan.full_config(run).data.dataset == "folder"
+    record, _ = perform(alexnet_table1, settings_for(alexnet_table1, place, changes=ALEXNET))
     assert set(ours(record)) == {key for key in STUDIES[alexnet_table1][1] if key[0] == "CNN"}
     are_shares_of(record, 2 * CLASSES)
-    assert all("folder test, 12 images" in row["note"] for row in record["rows"] if row["what"] == "CNN")
+    assert all("npz test, 12 images" in row["note"] for row in record["rows"] if row["what"] == "CNN")
 
 
 def test_table_2_of_the_members_that_there_are_names_how_many(place):
@@ -391,53 +376,6 @@ def test_residual_tables_from_end_to_end_with_trainings_in_common(place):
     assert set(ours(record)) == {("ResNet-34 B", FIVE1), ("ResNet-34 B", FIVE5)}
     again, more = perform(resnet_table5, settings_for(resnet_table5, place, only, RESNET))
     assert "] ResNet-34 B: " not in said + more and ours(again) == ours(record)
-
-
-def test_published_weights_are_judged_in_place_of_a_training(tmp_path, monkeypatch):
-    file, requests = tmp_path / "resnet50.h5", []
-    file.write_bytes(b"weights")
-
-    def judge(request, shown):
-        requests.append(request)
-        errors = {"top1_error": 0.25, "top1_interval": (0.2, 0.3), "top5_error": 0.08, "top5_interval": (0.0, 0.1)}
-        member = dict(sha256=published.records.file_hash(str(file)), format="keras", model="resnet:50")
-        row = dict(dataset=request.dataset, split=request.split, views=request.views, examples=50_000)
-        published.records.append(request.results, row | errors | dict(members=[member]))
-
-    monkeypatch.setattr(judging, "judge", judge)
-    settings = settings_for(resnet_table3, tmp_path, weights=f"ResNet-50=keras:{file}")
-    record, said = perform(resnet_table3, settings, collect=True)
-    rows = [row for row in record["rows"] if row["ours"] is not None]
-    assert {row["what"] for row in rows} == {"ResNet-50"} and len(rows) == 4
-    assert all("published weights resnet50.h5 (keras), not trained here" in row["note"] for row in rows)
-    assert "ResNet-50" not in record["not_run"] and len(record["not_run"]) == 7
-    assert [request.views for request in requests] == ["ten_crop", "centre"]
-    assert requests[0].models == ("resnet:50",) and requests[0].data_dir == settings.data_dir
-    assert (requests[0].dataset, requests[0].split) == ("imagenet2012", "validation")
-    perform(resnet_table3, settings, collect=True)
-    assert len(requests) == 2  # not judged again
-
-
-@pytest.mark.parametrize(
-    "text,message",
-    [
-        ("ResNet-34 A=keras:FILE", "expected LABEL=FORMAT:FILE"),
-        ("ResNet-50=caffe:FILE", "expected LABEL=FORMAT:FILE"),
-        ("ResNet-50", "expected LABEL=FORMAT:FILE"),
-        ("VGG-16=keras:FILE", "model='vgg:16'"),
-        ("ResNet-50=keras:FILE.missing", "expected a file"),
-    ],
-)
-def test_weights_that_cannot_be_judged_are_refused(tmp_path, text, message):
-    (tmp_path / "file.h5").touch()
-    with pytest.raises(UserError, match=message):
-        resnet_table3.STUDY.check({"weights": text.replace("FILE", str(tmp_path / "file.h5"))})
-
-
-def test_weights_say_that_their_stride_is_another():
-    assert "v1.5" in published.Weights("ResNet-50", "torchvision", "resnet:50", "a.pth").note
-    assert "v1.5" not in published.Weights("ResNet-50", "keras", "resnet:50", "a.h5").note
-    assert "v1.5" not in published.Weights("ResNet-34 B", "timm", "resnet:34", "a.pth").note
 
 
 @pytest.mark.parametrize("module", [alexnet_ablations, alexnet_table2, resnet_table4, resnet_table5])
