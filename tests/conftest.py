@@ -42,6 +42,18 @@ def command(launcher):
     return launcher.run
 
 
+@pytest.fixture(scope="module")
+def short_runs():
+    """A training in this process has two devices and draws no curves: all that takes longer than its few steps."""
+    from alexnet_resnet.training import loop
+
+    with pytest.MonkeyPatch.context() as patch:
+        create = loop.strategies.create
+        patch.setattr(loop.strategies, "create", lambda config: create(config, jax.devices()[:2]))
+        patch.setattr(loop.curves, "draw", lambda *given: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shapes_npz(tmp_path_factory):
     """A tiny dataset that is learnt at once: 8x8 images, each of four classes bright in its own corner."""

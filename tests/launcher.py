@@ -41,7 +41,7 @@ class Launcher:
         )
 
     def start(
-        self, name: str, *flags: str, devices: int = 1, out: str = "", err: str = "", compilation_cache: bool = True
+        self, name: str, *flags: str, devices: int = 1, out: str = "", err: str = "", cache: str = ""
     ) -> "Command":
         """Starts a command.
 
@@ -51,7 +51,7 @@ class Launcher:
           devices: simulated devices that it has.
           out: the file of its standard output; by default a pipe, which is `stdout` of the result.
           err: the file of its standard error; by default that of its standard output.
-          compilation_cache: whether it shares compiled programs with other commands.
+          cache: names a cache of compiled programs of its own; by default it shares that of the other commands.
         """
         pipe = ""
         if not out:
@@ -60,7 +60,7 @@ class Launcher:
         request = dict(
             name=name, flags=[str(flag) for flag in flags], devices=devices, out=str(out), err=str(err or out)
         )
-        pid = self._ask(request | dict(compilation_cache=compilation_cache))
+        pid = self._ask(request | dict(cache=cache))
         return Command([name, *flags], pid, lambda: self._ask(dict(poll=pid)), open(pipe) if pipe else None)
 
     def run(self, name: str, *flags: str, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
@@ -173,12 +173,34 @@ def _become(request: dict) -> NoReturn:
     # JAX has read the environment already; what the command starts will read it again.
     jax.config.update("jax_num_cpu_devices", request["devices"])
     os.environ["JAX_NUM_CPU_DEVICES"] = str(request["devices"])
-    if not request["compilation_cache"]:
-        jax.config.update("jax_compilation_cache_dir", None)
+    if request["cache"]:
+        _cache_of_its_own(request["cache"])
     name = request["name"]
     module = name if name.startswith("experiments.") else f"alexnet_resnet.{name}"
     sys.argv = [module, *request["flags"]]
     _run(module)
+
+
+def _cache_of_its_own(name: str) -> None:
+    """Has one of several processes keep its compiled programs, which hold its number, as if it were alone.
+
+    JAX lets only the first of them write a cache. The next time it would not compile, but wait for the others that do,
+    and gloo waits no longer than half a minute.
+    """
+    import jax
+    from jax._src import compiler
+
+    jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAX_COMPILATION_CACHE_DIR"], name))
+    write, state = compiler._cache_write, compiler.distributed.global_state
+
+    def write_as_the_first(*given, **named):
+        number, state.process_id = state.process_id, 0
+        try:
+            write(*given, **named)
+        finally:
+            state.process_id = number
+
+    compiler._cache_write = write_as_the_first
 
 
 def _run(module: str) -> NoReturn:

@@ -33,15 +33,13 @@ class Processes:
             # Files, not pipes: whoever is not read is not held up.
             paths = folder / f"{number}.out", folder / f"{number}.err"
             extra = others[number] if others else ()
-            # Only the first process fills the cache of compiled programs: the next time it would wait for the others
-            # to compile, and gloo waits for half a minute only.
             process = launcher.start(
                 command,
                 *(*flags, *extra, *cluster, f"--process_id={number}"),
                 devices=devices,
                 out=paths[0],
                 err=paths[1],
-                compilation_cache=False,
+                cache=f"{number} of {count}",
             )
             self.files.append(paths)
             self.processes.append(process)
@@ -111,7 +109,7 @@ def small(flags_for):
 def alone(small, tmp_path_factory, command):
     """A run of one process on four devices."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    result = command("train", *small(workdir), devices=4)
+    result = command("train", *small(workdir, **{"checkpoint.every": "30 steps"}), devices=4)
     assert result.returncode == 0, result.stderr
     return workdir
 
@@ -119,7 +117,7 @@ def alone(small, tmp_path_factory, command):
 @pytest.mark.parametrize(("count", "loader"), [(2, "tf"), (4, "resident")])
 def test_processes_train_as_one_with_as_many_devices(alone, small, tmp_path, count, loader, cluster):
     workdir = tmp_path / "run"
-    flags = small(workdir, **{"data.loader": loader})
+    flags = small(workdir, **{"data.loader": loader, "checkpoint.every": "30 steps"})
     with cluster(tmp_path / "said", flags, count, 4 // count) as processes:
         assert processes.wait() == [0] * count, [processes.said(number) for number in range(count)]
         for number in range(1, count):
@@ -146,6 +144,7 @@ def test_processes_agree_on_a_course_that_the_errors_decide(small, tmp_path, com
         "optimizer.ema": 0.9,
         "train.accumulate": 2,
         "evaluation.every": "5 steps",
+        "checkpoint.every": "30 steps",
     }
     one, two = tmp_path / "one", tmp_path / "two"
     result = command("train", *small(one, **course), devices=2)

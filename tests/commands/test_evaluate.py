@@ -20,7 +20,7 @@ from alexnet_resnet.training import loop
 
 
 @pytest.fixture(scope="module")
-def runs(shapes_npz, tmp_path_factory):
+def runs(short_runs, shapes_npz, tmp_path_factory):
     """Two short runs that see images of different sizes; the second without batch normalisation."""
     folder = tmp_path_factory.mktemp("runs")
     for name, network, size in (("a", "resnet_cifar", 8), ("b", "lenet", 32)):

@@ -17,7 +17,7 @@ from alexnet_resnet.training import workdir as workdir_lib
 
 
 @pytest.fixture(scope="module")
-def run(shapes_npz, tmp_path_factory):
+def run(short_runs, shapes_npz, tmp_path_factory):
     """A short run on the tiny dataset, made by the library's own call."""
     config = config_lib.default("resnet_cifar")
     config.model.update(depth=8, width=0.25)

@@ -15,7 +15,7 @@ from alexnet_resnet.training import loop
 
 
 @pytest.fixture(scope="module")
-def run(shapes_npz, tmp_path_factory):
+def run(short_runs, shapes_npz, tmp_path_factory):
     """A network that has learnt the four bright corners."""
     config = config_lib.default("resnet_cifar")
     config.model.update(depth=8, width=0.5)

@@ -36,7 +36,12 @@ def run():
 
 
 def spread():
-    return Strategy("data", mesh_lib.create(-1, 1))
+    return Strategy("data", mesh_lib.create(2, 1, jax.devices()[:2]))
+
+
+def compiled(network, state):
+    """The network as a function of images."""
+    return jax.jit(lambda images: network.apply(state.params, state.batch_stats, images)[0])
 
 
 def softmax(logits):
@@ -60,7 +65,7 @@ def test_ten_crops_are_averaged(run, position):
     labels = (np.arange(11) % 5).astype(np.int32)
     result = Evaluator(config, network, spread())(state, Examples(images, labels, tuple("abcde"), "random"))
 
-    mean, total = np.asarray(state.mean), 0
+    mean, total, outputs = np.asarray(state.mean), 0, compiled(network, state)
     for top, left, mirrored in views.ten_crops(40, 32):
         part = (slice(None), slice(top, top + 32), slice(left, left + 32))
         crops = images[part].astype(np.float32)
@@ -69,7 +74,7 @@ def test_ten_crops_are_averaged(run, position):
         crops = crops[:, :, ::-1] if mirrored else crops
         if position == "centre":
             crops = crops - mean[4:36, 4:36]
-        total = total + softmax(network.apply(state.params, state.batch_stats, jnp.asarray(crops / 128))[0])
+        total = total + softmax(outputs(crops / 128))
     check(result, total / 10, labels)
 
 
@@ -94,12 +99,12 @@ def test_nine_crops_are_averaged():
 
     names = tuple(map(str, range(10)))
     result = Evaluator(config, network, spread())(state, Examples(images, labels, names, "random"), take)
-    seen = []
+    seen, apply = [], compiled(network, state)
     for top in (0, 4, 8):
         for left in (0, 4, 8):
             part = (slice(None), slice(top, top + 24), slice(left, left + 24))
             crops = images[part].astype(np.float32) - np.asarray(mean)[part[1:]]
-            seen.append(softmax(network.apply(state.params, state.batch_stats, jnp.asarray(crops))[0]))
+            seen.append(softmax(apply(crops)))
     assert np.ptp(seen, 0).max() > 0.01, "views that all look the same would prove nothing"
     np.testing.assert_allclose(np.exp(kept), np.mean(seen, 0), rtol=1e-3, atol=1e-6)
     check(result, np.mean(seen, 0), labels)
@@ -146,15 +151,13 @@ def test_scales_are_averaged_and_every_image_is_judged_once(run):
     result = Evaluator(config, network, spread())(state, examples)
     assert result.unreadable == 1
 
-    colour, total = np.asarray(state.mean).mean((0, 1)), np.zeros((7, 5))
+    colour, total, outputs = np.asarray(state.mean).mean((0, 1)), np.zeros((7, 5)), compiled(network, state)
     for side in (32, 64):
         for index, picture in enumerate(pictures):
             (top, left, height, width), shape = views.whole_image(*picture.shape[:2], side)
             part = Image.fromarray(picture[top : top + height, left : left + width])
             resized = np.asarray(part.resize(shape[::-1], Image.Resampling.BILINEAR), np.float32) - colour
-            total[index] += softmax(
-                network.apply(state.params, state.batch_stats, jnp.asarray(resized[None] / 128))[0]
-            )[0]
+            total[index] += softmax(outputs(resized[None] / 128))[0]
     keep = np.arange(7) != 4
     check(result, total[keep] / 2, labels[keep])
 

@@ -104,9 +104,9 @@ def tiny(npz, workdir):
         "data.train_split": "train",
         "data.validation_split": "validation",
         "train.batch_size": 16,
-        "train.duration": "300 steps",
-        "evaluation.every": "100 steps",
-        "checkpoint.every": "100 steps",
+        "train.duration": "160 steps",
+        "evaluation.every": "80 steps",
+        "checkpoint.every": "80 steps",
         "log.every": "5 steps",
     }
     return ["configs/lenet.py:full", workdir, *(f"--config.{name}={value}" for name, value in fields.items())]
@@ -199,7 +199,7 @@ def test_two_processes_train_are_stopped_in_time_and_one_goes_on(shapes_npz, clu
                 process.send_signal(signal.SIGUSR1)
         said = "".join(said)
         assert process.wait() == 0, said
-    assert "4 cpu device(s) as 4x1, data; 300 steps" in said, said
+    assert "4 cpu device(s) as 4x1, data; 160 steps" in said, said
     saved = re.search(r"Told to stop \(SIGTERM\): saved after step (\d+), where the same command goes on", said)
     assert saved, said
     assert (tmp_path / "requeued").read_text() == f"requeue {cluster['SLURM_JOB_ID']}\n"
@@ -208,8 +208,8 @@ def test_two_processes_train_are_stopped_in_time_and_one_goes_on(shapes_npz, clu
     with started(NODE, *run, JAX_NUM_CPU_DEVICES=4) as process:
         said, _ = process.communicate()
         assert process.returncode == 0, said
-    assert f"4 cpu device(s) as 4x1, data; going on after step {saved[1]} of 300" in said, said
-    assert (tmp_path / "run/checkpoints/300").is_dir()
+    assert f"4 cpu device(s) as 4x1, data; going on after step {saved[1]} of 160" in said, said
+    assert (tmp_path / "run/checkpoints/160").is_dir()
 
 
 # Ends well on SIGTERM, as training does; its argument is the exit status.

@@ -286,6 +286,16 @@ def test_initial_parameters_do_not_depend_on_the_strategy():
     assert all(other == bits[0] for other in bits)
 
 
+def with_momentum(state, network, optimizer, strategy):
+    """The state with a momentum that is not zero, and differs from the parameters."""
+
+    def moved(state):
+        random = jax.tree.map(lambda x: jnp.sin(x * 1000), state.params)
+        return dataclasses.replace(state, opt_state=optimizer.update(random, state.opt_state, state.params)[1])
+
+    return jax.jit(moved, out_shardings=state_lib.shardings(network, optimizer, strategy))(state)
+
+
 def test_checkpoints_travel_between_strategies(tmp_path):
     """Saved under each strategy and restored under the next, the last under the first."""
     config = make_config()
@@ -294,10 +304,7 @@ def test_checkpoints_travel_between_strategies(tmp_path):
     ]
     for number, (saver, reader) in enumerate(zip(ways, ways[1:] + ways[:1], strict=True)):
         network, optimizer, _ = parts(config, saver)
-        state = begin(network, optimizer, saver)
-        # Momentum that is not zero, and differs from the parameters.
-        random = jax.tree.map(lambda x: jnp.sin(x * 1000), state.params)
-        state = dataclasses.replace(state, opt_state=optimizer.update(random, state.opt_state, state.params)[1])
+        state = with_momentum(begin(network, optimizer, saver), network, optimizer, saver)
         checkpoints = Checkpoints(str(tmp_path / str(number)))
         checkpoints.save(3, state)
         checkpoints.close()
@@ -312,18 +319,21 @@ def test_checkpoints_travel_between_strategies(tmp_path):
         assert all(jax.tree.leaves(placed))
 
 
-@pytest.mark.parametrize("how", [("columns", 2, 2), ("hybrid", 2, 2), ("fsdp", 2, 2)])
-def test_an_evaluation_is_the_same_under_every_strategy(how):
+@functools.cache
+def judged(strategy):
+    """What eleven examples come to, in batches of six."""
     config = make_config()
     config.evaluation.batch_size = 6
     random = np.random.default_rng(1)
     images = random.integers(0, 256, (11, SIDE, SIDE, 3)).astype(np.uint8)
     examples = Examples(images, random.integers(0, CLASSES, 11).astype(np.int32), tuple("0123456789"), "random")
-    results = []
-    for strategy in (spread(*how), spread("data", 1, 1)):
-        network, optimizer, _ = parts(config, strategy)
-        state = begin(network, optimizer, strategy)
-        results.append(Evaluator(config, network, strategy)(state, examples))
+    network, optimizer, _ = parts(config, strategy)
+    return Evaluator(config, network, strategy)(begin(network, optimizer, strategy), examples)
+
+
+@pytest.mark.parametrize("how", [("columns", 2, 2), ("hybrid", 2, 2), ("fsdp", 2, 2)])
+def test_an_evaluation_is_the_same_under_every_strategy(how):
+    results = [judged(spread(*how)), judged(spread("data", 1, 1))]
     assert results[0].examples == 11
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-5)
     assert (results[0].top1_error, results[0].top5_error) == (results[1].top1_error, results[1].top5_error)

@@ -1,5 +1,7 @@
 """A run that begins where another one ended: with its parameters and velocity, and with nothing else of it."""
 
+import contextlib
+import io
 import os
 import shutil
 
@@ -16,6 +18,8 @@ from alexnet_resnet.training import initial, loop
 from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 
 def make_config(shapes_npz):
     config = config_lib.default("resnet_cifar")
@@ -29,14 +33,14 @@ def make_config(shapes_npz):
 
 
 @pytest.fixture(scope="module")
-def first(shapes_npz, tmp_path_factory):
+def first(short_runs, shapes_npz, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("runs") / "first")
     loop.train(make_config(shapes_npz), folder)
     return folder
 
 
 def read(workdir):
-    everywhere = mesh_lib.replicated(mesh_lib.create(-1, 1))
+    everywhere = mesh_lib.replicated(mesh_lib.create(1, 1, jax.devices()[:1]))
     return jax.device_get(runs.restore(workdir, "last", everywhere)[1])
 
 
@@ -45,7 +49,7 @@ def begun(config, mean):
     network = state_lib.from_config(config)
     rate = optimizer_lib.schedule(config.optimizer, 10, 5)
     optimizer = optimizer_lib.create(config.optimizer, rate)
-    strategy = Strategy("data", mesh_lib.create(-1, 1))
+    strategy = Strategy("data", mesh_lib.create(2, 1, jax.devices()[:2]))
     create = jax.jit(lambda mean, colours: state_lib.create(network, optimizer, config.seed, mean, colours))
     own = create(mean, np.zeros((3, 3), np.float32))
     initial.check(config, network, "nowhere")
@@ -78,15 +82,28 @@ def test_parameters_and_velocity_are_the_other_runs_and_all_else_is_new(shapes_n
         assert_equal(tuple(state.average), (last.params, last.batch_stats))
 
 
+def second_config(shapes_npz, source):
+    config = make_config(shapes_npz)
+    config.train.init_from, config.checkpoint.every = source, "2 steps"
+    return config
+
+
+@pytest.fixture(scope="module")
+def second(first, shapes_npz, tmp_path_factory):
+    """A run that began from the first and was not stopped."""
+    folder, said = str(tmp_path_factory.mktemp("runs") / "second"), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        loop.train(second_config(shapes_npz, first), folder)
+    assert f"; 5 steps from the end of {first}\n" in said.getvalue()
+    return folder
+
+
 @pytest.mark.parametrize("killed_at", [1, 3])
-def test_a_run_begins_where_the_other_ended_and_goes_on_without_it(killed_at, shapes_npz, first, tmp_path, capsys):
+def test_a_run_begins_where_the_other_ended_and_goes_on_without_it(killed_at, shapes_npz, first, second, tmp_path):
     """Without it from the first step on: it may have another end by then."""
-    config, source, whole, stopped = make_config(shapes_npz), *(str(tmp_path / name) for name in "abc")
+    source, stopped = str(tmp_path / "source"), str(tmp_path / "stopped")
     shutil.copytree(first, source)
-    config.train.init_from = source
-    config.checkpoint.every = "2 steps"
-    loop.train(config, whole)
-    assert f"; 5 steps from the end of {source}\n" in capsys.readouterr().out
+    config = second_config(shapes_npz, source)
 
     class Killed(Exception):
         pass
@@ -99,10 +116,11 @@ def test_a_run_begins_where_the_other_ended_and_goes_on_without_it(killed_at, sh
         loop.train(config, stopped, at_step)
     shutil.rmtree(source)
     loop.train(config, stopped)
-    assert_equal(read(stopped), read(whole))
-    moved = jax.tree.map(lambda a, b: np.any(a != b), read(whole).params, read(first).params)
+    whole = read(second)
+    assert_equal(read(stopped), whole)
+    moved = jax.tree.map(lambda a, b: np.any(a != b), whole.params, read(first).params)
     assert any(jax.tree.leaves(moved))
-    assert read(whole).step == 5
+    assert whole.step == 5
 
 
 def refusal(config, workdir="nowhere"):

@@ -30,6 +30,8 @@ from alexnet_resnet.training.checkpoints import Unsaved
 from alexnet_resnet.training.preemption import Stopped
 from alexnet_resnet.training.reporting import Diverged
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 
 def make_config(shapes_npz):
     config = config_lib.default("lenet")
@@ -44,13 +46,37 @@ def make_config(shapes_npz):
     return config
 
 
+@pytest.fixture(scope="module")
+def whole(short_runs, shapes_npz, tmp_path_factory):
+    """A run that nothing happened to."""
+    workdir = str(tmp_path_factory.mktemp("runs") / "whole")
+    loop.train(make_config(shapes_npz), workdir)
+    return workdir
+
+
+def judged_often(shapes_npz):
+    """A run whose evaluations are of several batches, the last of two splits."""
+    config = make_config(shapes_npz)
+    config.data.test_split = "test"
+    config.evaluation.batch_size = 8
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole_judged_often(short_runs, shapes_npz, tmp_path_factory):
+    workdir = str(tmp_path_factory.mktemp("runs") / "whole")
+    loop.train(judged_often(shapes_npz), workdir)
+    return workdir
+
+
 def rows(workdir):
     return [row for row in workdir_lib.read_metrics(workdir) if "validation/error" in row]
 
 
 def restored(workdir, checkpoint="last"):
     """The state of one of a run's checkpoints, on the host."""
-    return jax.device_get(runs.restore(workdir, checkpoint, mesh_lib.replicated(mesh_lib.create(-1, 1)))[1])
+    one_device = mesh_lib.replicated(mesh_lib.create(1, 1, jax.devices()[:1]))
+    return jax.device_get(runs.restore(workdir, checkpoint, one_device)[1])
 
 
 def assert_same(one, other):
@@ -67,9 +93,8 @@ def untimed(workdir):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_does_not_wait_for_an_evaluation_and_the_next_start_makes_up_for_it(number, shapes_npz, tmp_path):
-    config, stopped, whole = make_config(shapes_npz), str(tmp_path / "stopped"), str(tmp_path / "whole")
-    loop.train(config, whole)
+def test_a_stop_does_not_wait_for_an_evaluation_and_the_next_start_makes_up_for_it(number, whole, shapes_npz, tmp_path):
+    config, stopped = make_config(shapes_npz), str(tmp_path / "stopped")
 
     def at_step(step):
         if step == 4:
@@ -134,10 +159,10 @@ def test_a_run_that_diverges_goes_back_and_skips_what_came_since(
     assert row["step"] == step and row[loop.SKIPPED] == final[loop.SKIPPED] == step - kept
     said = capsys.readouterr().out
     assert f"going on after it from where step {kept} was: {step - kept} steps are skipped" in said
-    expected = after_the_skip(config, whole, kept, step)
+    expected, last = after_the_skip(config, whole, kept, step), restored(whole)
     if loader == "tf":
-        assert_same(restored(whole), expected)
-    for one, other in zip(jax.tree.leaves(restored(whole)), jax.tree.leaves(expected), strict=True):
+        assert_same(last, expected)
+    for one, other in zip(jax.tree.leaves(last), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)  # another program, another order of sums
     assert_same(restored(whole, str(step)).params, restored(whole, str(kept)).params)
 
@@ -155,7 +180,7 @@ def test_a_run_that_diverges_goes_back_and_skips_what_came_since(
         for number in range(newest + 1, 17):
             shutil.rmtree(os.path.join(killed, "checkpoints", str(number)), ignore_errors=True)
         loop.train(config, killed)
-        assert_same(restored(killed), restored(whole))
+        assert_same(restored(killed), last)
         assert untimed(killed) == untimed(whole)
 
 
@@ -196,11 +221,9 @@ def no_file_longer_than(size):
 
 @pytest.mark.parametrize("how", ["no room", "fails"])
 def test_what_a_full_disk_cannot_take_is_told_and_the_last_good_one_stays(
-    how, shapes_npz, tmp_path, monkeypatch, capsys
+    how, whole, shapes_npz, tmp_path, monkeypatch, capsys
 ):
-    config, whole, full = make_config(shapes_npz), str(tmp_path / "whole"), str(tmp_path / "full")
-    loop.train(config, whole)
-    capsys.readouterr()
+    config, full = make_config(shapes_npz), str(tmp_path / "full")
     with contextlib.ExitStack() as stack:
 
         def at_step(number):
@@ -267,12 +290,11 @@ def test_curves_that_cannot_be_drawn_are_said_and_the_run_is_complete(shapes_npz
 
 
 @pytest.mark.parametrize("at", [4, 6])
-def test_a_stop_during_an_evaluation_does_not_wait_for_its_end(at, shapes_npz, tmp_path, monkeypatch):
+def test_a_stop_during_an_evaluation_does_not_wait_for_its_end(
+    at, whole_judged_often, shapes_npz, tmp_path, monkeypatch
+):
     """In the middle of the run, and at its end, where both splits are judged."""
-    config, stopped, whole = make_config(shapes_npz), str(tmp_path / "stopped"), str(tmp_path / "whole")
-    config.data.test_split = "test"
-    config.evaluation.batch_size = 8
-    loop.train(config, whole)
+    config, stopped, whole = judged_often(shapes_npz), str(tmp_path / "stopped"), whole_judged_often
     heed, judged = loop._Run._heed, []
 
     def told(run, images):

@@ -1,6 +1,7 @@
 """A batch in parts is the batch: gradients and running moments, over all strategies; losses and averages in a step."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +58,8 @@ def make_batch(config, seed=0):
     }
 
 
-def stepped(config, strategy, objective, steps=1):
-    """The state and the measurements after some steps, on the host."""
+def course(config, strategy, objective, steps):
+    """The state and the measurements after each of some steps, on the host."""
     network = state_lib.from_config(config)
     rate = optimizer_lib.schedule(config.optimizer, 100, 10, BATCH)
     optimizer = optimizer_lib.create(config.optimizer, rate)
@@ -78,7 +79,18 @@ def stepped(config, strategy, objective, steps=1):
     step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data, objective)
     for seed in range(steps):
         state, measured = step(state, mesh_lib.put_batch(make_batch(config, seed), strategy.batch))
-    return jax.device_get((state, measured))
+        yield jax.device_get((state, measured))
+
+
+def stepped(config, strategy, objective, steps=1):
+    """The last of them."""
+    return list(course(config, strategy, objective, steps))[-1]
+
+
+@functools.cache
+def on_one_device(network, **model):
+    """What two steps of whole batches come to."""
+    return stepped(make_config(network, **model), spread("data", 1, 1, network), Objective(label_smoothing=0.1), 2)
 
 
 def assert_close(one, other, rtol=1e-9):
@@ -101,7 +113,7 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(network, model, stra
     with jax.enable_x64(True):
         config = make_config(network, **model)
         devices = spread(*strategy, network)
-        whole, measured = stepped(config, devices, Objective(label_smoothing=0.1), steps=2)
+        whole, measured = on_one_device(network, **model)
         parts, in_parts = stepped(config, devices, Objective(label_smoothing=0.1, accumulate=2), steps=2)
     assert_close(parts.params, whole.params)
     assert_close(parts.batch_stats, whole.batch_stats)
@@ -152,7 +164,7 @@ def test_one_vs_all_losses_are_what_a_step_measures(loss):
         network = state_lib.from_config(config)
         params, stats = jax.jit(network.init)(jax.random.key(0))
         images = np.where(batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"])
-        logits = np.asarray(network.apply(params, stats, jnp.asarray(images, jnp.float64))[0], np.float64)
+        logits = np.asarray(jax.jit(network.apply)(params, stats, jnp.asarray(images, jnp.float64))[0], np.float64)
     y, p = np.eye(10)[batch["label"]], 1 / (1 + np.exp(-logits))
     want = -(y * np.log(p) + (1 - y) * np.log1p(-p)).sum(1)[batch["valid"]].mean()
     assert float(measured["loss"]) == pytest.approx(want, rel=1e-6)
@@ -167,7 +179,7 @@ def test_a_step_minimises_the_criterion_of_lenet_5():
         network = state_lib.from_config(config)
         params, stats = jax.jit(network.init)(jax.random.key(0))
         images = np.where(batch["flip"][:, None, None, None], batch["image"][:, :, ::-1], batch["image"]) / 200
-        distances = -np.asarray(network.apply(params, stats, jnp.asarray(images, jnp.float64))[0], np.float64)
+        distances = -np.asarray(jax.jit(network.apply)(params, stats, jnp.asarray(images, jnp.float64))[0])
     right = distances[np.arange(BATCH), batch["label"]]
     want = (right + np.log(np.exp(-60.0) + np.exp(-distances).sum(1)))[batch["valid"]].mean()
     assert float(measured["loss"]) == pytest.approx(want, rel=1e-6)
@@ -178,8 +190,7 @@ def test_the_average_follows_the_parameters_and_is_what_is_judged():
         config = make_config("resnet_cifar")
         config.optimizer.ema = 0.5
         strategy = spread("data", 1, 1, "resnet_cifar")
-        first, _ = stepped(config, strategy, Objective(), 1)
-        second, _ = stepped(config, strategy, Objective(), 2)
+        (first, _), (second, _) = course(config, strategy, Objective(), 2)
         network = state_lib.from_config(config)
         start = jax.device_get(jax.jit(network.init)(jax.random.key(0)))
     for which, begin in (("params", start[0]), ("batch_stats", start[1])):
