@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "alexnet_resnet" / "__init__.py").read_text(encoding="utf-8"))[1]
+# What runs the notebooks without a browser. Low bounds: Colab depends on the kernel that it comes with.
+NOTEBOOKS = ["ipykernel>=6.17", "nbclient>=0.10", "nbformat>=5.10"]
 
 setup(
     name="alexnet_resnet",
@@ -47,8 +49,8 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
-        "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
-        "dev": ["beartype>=0.23", "pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17"],
+        "notebooks": NOTEBOOKS,
+        "dev": ["beartype>=0.23", "pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17", *NOTEBOOKS],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
