@@ -1,5 +1,6 @@
 """Eight simulated devices for all tests, and the package's array shapes checked as it runs."""
 
+import gc
 import os
 import tempfile
 
@@ -17,6 +18,9 @@ QUICK = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_pas
 if jax.__version_info__ < (0, 11):
     QUICK.append("--xla_cpu_use_fusion_emitters=false")  # known to this version's compiler, which ends at unknown ones
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK])
+
+# A trace makes thousands of objects, and at every seven hundred of them Python would look for garbage.
+gc.set_threshold(20_000)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
