@@ -101,7 +101,9 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         if None not in ablation.logged:
             more = [one - other for one, other in zip(ablation.logged, LOGGED_BASE, strict=True)]
             note += ", {:+.2f} / {:+.2f}".format(*more)
-        rows += imagenet.difference(f"{ablation.what}: {label}", TEN, ablation.difference, without, base, note)
+        rows += imagenet.difference(
+            f"{ablation.what}: {label}", TEN, ablation.difference, without, base, note, outcome.budget(label)
+        )
     for label in (BASE, UNDROPPED):
         one = outcome.trained.get(label)
         error = 100 * one.final["train/error"] if one and "train/error" in one.final else None
@@ -114,7 +116,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         folder, "ablations.png", list(ABLATIONS), [one.difference for one in ABLATIONS.values()], ours,
         f"error against {BASE}'s, points",
     )  # fmt: skip
-    return Conclusion(rows, [figure], imagenet.notes(outcome))
+    return Conclusion(rows, [figure])
 
 
 STUDY = Study(

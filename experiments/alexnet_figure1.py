@@ -45,11 +45,14 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     relu, tanh = found.get("ReLU"), found.get("tanh")
     rows = [
         Row(label, f"epochs to {TARGET:.0f}% training error", None, found.get(label), budget=outcome.budget(label),
-            note=_unreached(outcome, label, found), digits=1)
+            note=_unreached(outcome, label, found), digits=1, missing="not reached" if label in outcome.trained else "")
         for label in NETS
     ]  # fmt: skip
     ratio = tanh / relu if relu and tanh else None
-    rows.append(Row("tanh / ReLU", "ratio of epochs", PAPER_RATIO, ratio, digits=1))
+    rows.append(
+        Row("tanh / ReLU", "ratio of epochs", PAPER_RATIO, ratio, digits=1, budget=outcome.budget("tanh"),
+            missing="not reached" if len(outcome.trained) == len(NETS) else "")
+    )  # fmt: skip
     figure, ((axes,),) = figures.new(6.4, 4)
     for label, style in (("ReLU", "-"), ("tanh", "--")):
         if label in outcome.trained:
@@ -69,7 +72,7 @@ def _unreached(outcome: Outcome, label: str, found: dict) -> str:
     if label not in outcome.trained or found[label]:
         return ""
     epochs, errors = epochs_and_errors(outcome.trained[label])
-    return f"not reached: {errors[-1]:.1f}% after {epochs[-1]:.1f} epochs" if len(epochs) else "not reached"
+    return f"{errors[-1]:.1f}% after {epochs[-1]:.1f} epochs" if len(epochs) else ""
 
 
 STUDY = Study(

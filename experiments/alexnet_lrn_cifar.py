@@ -23,16 +23,16 @@ def runs(options) -> list[Run]:
 
 
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
-    found = {label: judged.judge([one], "nine_crop") for label, one in outcome.trained.items()}
+    found = {label: judged.judge([one], "nine_crop") for label, one in outcome.sound.items()}
     errors = {label: judged.percent(row) for label, row in found.items()}
     rows = [
         Row(label, "test error (%), nine views", paper, errors.get(label), budget=outcome.budget(label),
-            interval=judged.interval(found[label]) if label in found else None)
+            interval=judged.interval(found[label]) if label in found else None, missing=outcome.missing(label))
         for label, paper in PAPER.items()
     ]  # fmt: skip
     for label, paper in ((PUBLISHED, -2.0), (WITHOUT, None)):
         gain = errors[WITH] - errors[label] if {WITH, label} <= errors.keys() else None
-        rows.append(Row(f"LRN, against {label}", "difference in points", paper, gain))
+        rows.append(Row(f"LRN, against {label}", "difference in points", paper, gain, budget=outcome.budget(label)))
     figure, ((curves, bars),) = figures.new(10, 4, 1, 2)
     figures.draw_errors(curves, list(outcome.trained.values()))
     curves.set_title("training dashed, test (centre view) full", fontsize="small")

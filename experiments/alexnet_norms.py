@@ -39,7 +39,9 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         note = "; ".join(filter(None, (NOTES.get(label, ""), trouble)))
         rows += imagenet.rows(label, TEN, paper, ten[label], budget, note)
     for label, paper in ((WRITTEN, NONE), (RUN, (-1.4, -1.2)), (BATCH, NONE)):
-        rows += imagenet.difference(f"{label}, against none", TEN, paper, ten[label], ten[WITHOUT])
+        rows += imagenet.difference(
+            f"{label}, against none", TEN, paper, ten[label], ten[WITHOUT], budget=outcome.budget(label)
+        )
     figure, ((curves, bars),) = figures.new(11, 4, 1, 2)
     colours = {label: f"C{number}" for number, label in enumerate(PAPER)}
     figures.draw_errors(curves, list(outcome.trained.values()), [colours[label] for label in outcome.trained])
@@ -49,7 +51,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     bars.set(ylabel="top-1 error (%), ten views")
     bars.margins(y=0.25)
     bars.set_xlim(-0.6, len(PAPER) - 0.4)
-    return Conclusion(rows, [figures.save(figure, folder, "norms.png")], imagenet.notes(outcome))
+    return Conclusion(rows, [figures.save(figure, folder, "norms.png")])
 
 
 STUDY = Study(

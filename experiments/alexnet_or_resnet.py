@@ -21,7 +21,20 @@ import dataclasses
 import numpy as np
 
 from alexnet_resnet.errors import check_choice
-from experiments.study import Conclusion, Outcome, Row, Run, Settings, Study, cifar, command, figures, judged, plan
+from experiments.study import (
+    Conclusion,
+    Outcome,
+    Row,
+    Run,
+    Settings,
+    Study,
+    cifar,
+    command,
+    figures,
+    imagenet,
+    judged,
+    plan,
+)
 from experiments.study.report import Option
 
 DATA = ("cifar10", "imagenet2012")
@@ -57,11 +70,11 @@ NETS = {
         Net(cifar.resnet(56), "centre", 6.97),
     ),
     "imagenet2012": (
-        Net(Run("AlexNet as run", "alexnet.py:as_run"), "ten_crop", 40.7, 18.2, parameters=60),
+        Net(imagenet.alexnet("AlexNet as run"), "ten_crop", 40.7, 18.2, parameters=60),
         Net(Run("AlexNet 2014 (one column)", "alexnet.py:as_run+one_gpu_2014"), "ten_crop"),
-        Net(Run("VGG-16", "vgg.py:16"), "ten_crop", 28.07, 9.33),
-        Net(Run("ResNet-18", "resnet.py:18"), "ten_crop", 27.88, multiply_adds=1800),
-        Net(Run("ResNet-50", "resnet.py:50"), "ten_crop", 22.85, 6.71, multiply_adds=3800),
+        Net(imagenet.vgg(16), "ten_crop", 28.07, 9.33),
+        Net(imagenet.resnet(18), "ten_crop", 27.88, multiply_adds=1800),
+        Net(imagenet.resnet(50), "ten_crop", 22.85, 6.71, multiply_adds=3800),
     ),
 }
 SAID = {"centre": "one view", "nine_crop": "nine views", "ten_crop": "ten views"}

@@ -40,7 +40,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     figure = imagenet.draw(
         folder, "table1.png", labels, [*REFERENCES.values(), *PAPER.values()], ours, "error (%), test set"
     )
-    return Conclusion(rows, [figure], imagenet.notes(outcome))
+    return Conclusion(rows, [figure])
 
 
 STUDY = Study(

@@ -65,7 +65,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     figure = imagenet.draw(folder, "table2.png", list(PAPER), list(PAPER.values()), pairs, "error (%), ten views")
     out = [f"{label}, which is in no row, {said}." for run in outcome.runs
            if (said := imagenet.diverged(outcome, label := run.label))]  # fmt: skip
-    return Conclusion(rows, [figure], [*out, *imagenet.notes(outcome)])
+    return Conclusion(rows, [figure], out)
 
 
 def _single(what: str, found: imagenet.Found, budget: str, note: str) -> list[Row]:

@@ -8,23 +8,11 @@ residual nets improve with depth. The test errors of the residual nets are table
 drawn. All nets are trained on all 50,000 images for 64,000 iterations, and judged on single 32x32 views.
 """
 
-from alexnet_resnet.errors import UserError
 from experiments.study import Conclusion, Outcome, Row, Run, Study, cifar, command, figures
+from experiments.study.cifar import TABLE6, depths
 from experiments.study.report import Option
 
-TABLE6 = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
 DEPTHS = "20,32,44,56,110"
-
-
-def depths(text: str) -> list[int]:
-    """The depths of '20,56'."""
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or any(depth < 8 or (depth - 2) % 6 for depth in found):
-        raise UserError(f"--depths={text!r}: expected 6n + 2 layers each, such as {DEPTHS}.")
-    return found
 
 
 def runs(options) -> list[Run]:
@@ -40,13 +28,12 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     for residual in (False, True):
         for depth in chosen:
             label = cifar.resnet_label(depth, residual)
-            diverged = outcome.trained[label].diverged if label in outcome.trained else ""
             paper, note = (TABLE6.get(depth), "") if residual else (None, "")
             if not residual and depth == 110:
                 note = "the paper: above 60%"
             rows.append(
-                Row(label, "test error (%)", paper, outcome.error(label), budget=outcome.budget(label),
-                    note="; ".join(filter(None, (note, diverged and f"diverged at {diverged}"))))
+                Row(label, "test error (%)", paper, outcome.error(label), budget=outcome.budget(label), note=note,
+                    missing=outcome.missing(label))
             )  # fmt: skip
             rows.append(
                 Row(label, "training error (%), last report", None, final.get(label), budget=outcome.budget(label))
@@ -58,7 +45,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
                 both = values.get(first) is not None and values.get(last) is not None
                 rows.append(
                     Row(f"{name}-{max(chosen)} less {name}-{min(chosen)}", f"{measure} error, points", None,
-                        values[last] - values[first] if both else None,
+                        values[last] - values[first] if both else None, budget=outcome.budget(last),
                         note="the paper: positive, degradation" if not residual else "the paper: negative")
                 )  # fmt: skip
     figure, (panels,) = figures.new(10, 4, 1, 2)

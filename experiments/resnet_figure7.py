@@ -16,8 +16,8 @@ import numpy as np
 from alexnet_resnet.analysis import responses
 from alexnet_resnet.errors import check_at_least
 from alexnet_resnet.evaluation import inspection
-from experiments.resnet_figure6 import depths
 from experiments.study import Conclusion, Outcome, Row, Run, Study, cifar, command
+from experiments.study.cifar import depths
 from experiments.study.report import Option
 
 DEEPEST = 110  # of which the paper shows the residual net alone
@@ -34,24 +34,26 @@ def runs(options) -> list[Run]:
 
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
     found, count = {}, outcome.options["images"]
-    for label, one in outcome.trained.items():
+    for label, one in outcome.sound.items():
         _, network = inspection.opened(one.workdir)
         batches = inspection.evaluation_batches(one.workdir, -(-count // 128), batch_size=128)
         found[label] = responses.standard_deviations(network, (images for images, _ in batches))
     mean = {label: float(np.mean(list(values.values()))) for label, values in found.items()}
     measure = "mean standard deviation of a layer"
     rows = [
-        Row(run.label, measure, None, mean.get(run.label), budget=outcome.budget(run.label), digits=3)
+        Row(run.label, measure, None, mean.get(run.label), budget=outcome.budget(run.label), digits=3,
+            missing=outcome.missing(run.label))
         for run in outcome.runs
-    ]
+    ]  # fmt: skip
     chosen = depths(outcome.options["depths"])
     pairs = [(f"plain-{depth}", f"ResNet-{depth}", "residual against plain") for depth in chosen if depth < DEEPEST]
     pairs += [(f"ResNet-{a}", f"ResNet-{b}", "deeper") for a, b in zip(chosen, chosen[1:], strict=False)]
     for first, second, what in pairs:
         ratio = mean[second] / mean[first] if {first, second} <= mean.keys() else None
         rows.append(
-            Row(f"{second} / {first}", f"{what}: ratio of the means", None, ratio, note="the paper: below 1", digits=3)
-        )
+            Row(f"{second} / {first}", f"{what}: ratio of the means", None, ratio, note="the paper: below 1", digits=3,
+                budget=outcome.budget(second))
+        )  # fmt: skip
     names = []
     if found:
         responses.draw(found, os.path.join(folder, "figure7.png"))

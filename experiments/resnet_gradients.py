@@ -7,15 +7,16 @@ He et al. 2016, section 4.1, argue that degradation is unlikely to come from van
 normalisation keeps forward signals at non-zero variance and backward ones at "healthy norms"; there is no figure of
 it. This takes the gradient of the loss with respect to each block's output and each kernel, at initialisation and at
 checkpoints evenly over the first 2,000 steps, on the same training batches throughout, and says how much larger it is
-at the first block than at the last. A shortcut passes it on unchanged, so that in residual nets it can only grow by
-what the branches add.
+at the first block than at the last.
 """
+
+import os
 
 from alexnet_resnet.analysis import gradients
 from alexnet_resnet.errors import check_at_least
 from alexnet_resnet.evaluation import inspection
-from experiments.resnet_figure6 import depths
 from experiments.study import Conclusion, Outcome, Row, Run, Study, cifar, command, figures
+from experiments.study.cifar import depths
 from experiments.study.report import Option
 from experiments.study.training import Trained
 
@@ -26,10 +27,10 @@ def runs(options) -> list[Run]:
     return [
         Run(
             cifar.resnet_label(depth, residual),
-            f"resnet_cifar.py:{depth}" + ("" if residual else "+plain"),
+            cifar.resnet(depth, residual).config,
             # At the full rate throughout, as the beginning of the whole training is.
             cifar.RESIDENT | cifar.ALL | {"train.duration": LENGTH, "optimizer.boundaries": ()},
-            name=f"resnet_cifar-{depth}{'' if residual else '+plain'}-beginning",
+            name=f"resnet_cifar-{depth}{'' if residual else '+plain'}-beginning{options['moments']}",
             moments=options["moments"],
         )
         for depth in depths(options["depths"])
@@ -39,8 +40,6 @@ def runs(options) -> list[Run]:
 
 def measure(one: Trained, batches: int) -> dict[int, gradients.Gradients]:
     """The norms at initialisation (step 0) and at each checkpoint that was kept."""
-    import os
-
     from alexnet_resnet.training.checkpoints import Checkpoints
     from alexnet_resnet.training.workdir import CHECKPOINTS
 
@@ -62,7 +61,7 @@ def first_to_last(found: gradients.Gradients) -> float:
 
 
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
-    found = {label: measure(one, outcome.options["batches"]) for label, one in outcome.trained.items()}
+    found = {label: measure(one, outcome.options["batches"]) for label, one in outcome.sound.items()}
     rows, what = [], "gradient at the first block's output / at the last's"
     for run in outcome.runs:
         moments, budget = found.get(run.label), outcome.budget(run.label)
@@ -72,6 +71,12 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         rows.append(Row(f"{run.label} after {max(moments):,} steps" if moments else f"{run.label} after training", what,
                         None, end, budget=budget))  # fmt: skip
     names = [draw(found, folder)] if found else []
+    for name, moment in (("initial", min), ("last", max)) if found else ():
+        names.append(f"by_layer_{name}.png")
+        steps = {label: moment(moments) for label, moments in found.items()}
+        note = f"step {', '.join(f'{step:,}' for step in sorted(set(steps.values())))}"
+        gradients.draw({label: found[label][step] for label, step in steps.items()}, os.path.join(folder, names[-1]),
+                       note=note)  # fmt: skip
     return Conclusion(rows, names)
 
 

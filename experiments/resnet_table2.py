@@ -28,7 +28,8 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         deep, shallow = f"{kind}-34", f"{kind}-18"
         paper = PAPER[deep] - PAPER[shallow]
         more = imagenet.points(found[deep], found[shallow])
-        rows.append(Row(f"{deep} less {shallow}", "top-1 error, ten views, points", paper, more))
+        what, measure = f"{deep} less {shallow}", "top-1 error, ten views, points"
+        rows.append(Row(what, measure, paper, more, budget=outcome.budget(deep)))
     figure, (panels,) = figures.new(10, 4, 1, 2)
     for axes, kind in zip(panels, ("plain", "ResNet"), strict=True):
         labels = [label for label in PAPER if label.startswith(kind)]
@@ -42,7 +43,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
                for axes in panels for line in axes.lines)  # fmt: skip
     for axes in panels:
         axes.set_ylim(min(20, *_lows(panels)), min(102, 1.05 * most))
-    return Conclusion(rows, [figures.save(figure, folder, "figure4.png")], imagenet.notes(outcome))
+    return Conclusion(rows, [figures.save(figure, folder, "figure4.png")])
 
 
 def _lows(panels) -> list[float]:

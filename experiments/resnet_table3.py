@@ -68,7 +68,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         folder, "table3.png", names, list(PAPER.values()), ours,
         "error (%), ten views" + ("; * published weights" if weights else ""),
     )  # fmt: skip
-    return Conclusion(rows, [figure], imagenet.notes(outcome))
+    return Conclusion(rows, [figure])
 
 
 STUDY = Study(

@@ -43,7 +43,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         folder, "table4.png", names, list(PAPER.values()), [imagenet.pair(found[label]) for label in PAPER],
         "error (%), five scales" + ("; * published weights" if weights else ""),
     )  # fmt: skip
-    return Conclusion(rows, [figure], imagenet.notes(outcome))
+    return Conclusion(rows, [figure])
 
 
 STUDY = Study(

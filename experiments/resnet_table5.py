@@ -45,7 +45,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     paper = [SINGLE.get(label, NONE) for label in MEMBERS] + [(None, PAPER)]
     ours = [imagenet.pair(alone.get(label)) for label in MEMBERS] + [imagenet.pair(together if whole else None)]
     figure = imagenet.draw(folder, "table5.png", labels, paper, ours, "error (%), five scales")
-    return Conclusion(rows, [figure], imagenet.notes(outcome))
+    return Conclusion(rows, [figure])
 
 
 STUDY = Study(

@@ -12,8 +12,8 @@ image over 64,000 steps: --depths leaves them out unless they are asked for.
 import numpy as np
 
 from alexnet_resnet.errors import check_at_least
-from experiments.resnet_figure6 import TABLE6, depths
 from experiments.study import Conclusion, Outcome, Row, Run, Study, cifar, command, figures
+from experiments.study.cifar import TABLE6, depths
 from experiments.study.report import Option
 
 MANY = 110
@@ -38,11 +38,12 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     for depth in TABLE6 | dict.fromkeys(depths(outcome.options["depths"])):
         every = labels(depth, seeds)
         found = [outcome.error(label) for label in every if outcome.error(label) is not None]
-        budget = outcome.budget(every[0])
+        budget = next(filter(None, map(outcome.budget, every)), "")
+        missing = next(filter(None, map(outcome.missing, every)), "")
         best = min(found) if found else None
         note = f"the best of {len(found)} seeds" if len(found) > 1 else ""
         note = "the paper: the best of five" + (f"; ours {note}" if note else "") if depth == MANY else note
-        rows.append(Row(every[0], "test error (%)", TABLE6.get(depth), best, budget=budget, note=note))
+        rows.append(Row(every[0], "test error (%)", TABLE6.get(depth), best, budget=budget, note=note, missing=missing))
         if depth == MANY:
             mean, spread = (float(np.mean(found)), float(np.std(found, ddof=1))) if len(found) > 1 else (None, None)
             note = f"{len(found)} of five seeds; standard deviation of the sample" if found else ""

@@ -5,7 +5,7 @@
 
 It reads every result.json below the folders that it is given (experiments/results by default) and writes README.md and
 scoreboard.html with the figures to --out (that folder by default). Of a study with several results, all are shown, the
-largest budget first. Studies without one are listed as not run, with the command that runs them.
+longest training first. Studies without one are listed as not run, with the command that runs them.
 """
 
 import base64
@@ -89,15 +89,20 @@ def provenance(record: dict[str, Any]) -> str:
 
 def summary(records: Sequence[dict[str, Any]]) -> str:
     """How much of the page has been run, as one sentence."""
-    run = {record["study"] for record in records} & set(STUDIES)
+    run = {record["study"] for record in records if was_run(record)} & set(STUDIES)
     rows = [row for record in records for row in record["rows"]]
     measured = [row for row in rows if row.ours is not None]
     beside = [row for row in measured if row.paper is not None]
     return (
         f"{len(run)} of {len(STUDIES)} studies have been run, in part or whole: {len(measured)} numbers of ours, "
-        f"{len(beside)} of them beside one of a paper's. The budget of each row says how much of the paper's training "
-        "it is; a row without one needed no training."
+        f"{len(beside)} of them beside one of a paper's. A row's budget says how much of the paper's training it is."
     )
+
+
+def was_run(record: dict[str, Any]) -> bool:
+    """Whether something was trained for a record, or could be measured without."""
+    measured = any(row.ours is not None for row in record["rows"])
+    return measured and bool(record.get("runs") or not record.get("not_run"))
 
 
 def markdown(records: Sequence[dict[str, Any]], out: str) -> str:
@@ -115,7 +120,7 @@ def markdown(records: Sequence[dict[str, Any]], out: str) -> str:
 
 def not_run(records: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """Title, source and command of the studies that no record is of."""
-    run = {record["study"] for record in records}
+    run = {record["study"] for record in records if was_run(record)}
     missing = [study(name) for name in STUDIES if name not in run]
     return [(one.title, one.source, f"python -m experiments.{one.name}") for one in missing]
 

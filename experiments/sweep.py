@@ -5,8 +5,8 @@
         --grid='optimizer.learning_rate=0.05,0.1; seed=0,1,2'
     python -m experiments.sweep --config=configs/digits.py --list=changes.txt --out=runs/some
 
-A line of the list has the changes of one run, as `optimizer.learning_rate=0.05 model.depth=14`. Runs are trained one
-after the other; with --task=N only the N-th, which experiments/launch/sweep.sh does for each task of a SLURM array.
+A line of the list has the changes of one run, as `optimizer.learning_rate=0.05 log.every='10 steps'`. Runs are trained
+one after the other; with --task=N only the N-th, which experiments/launch/sweep.sh does for each task of a SLURM array.
 Each has a folder of its own, is gone on with where it stopped, and is not trained again. Runs that differ in their seed
 alone are one row: the mean, and the standard deviation of the sample. --collect makes the table of what there is.
 """
@@ -19,12 +19,30 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_resnet.errors import UserError
+from alexnet_resnet.errors import UserError, near_matches
 from experiments.study import Conclusion, Outcome, Row, Run, Study, command, figures, plan
 from experiments.study.report import Option
 
-# Commas and spaces inside brackets belong to a value.
-COMMA, SPACE = (re.compile(rf"{separator}(?![^(\[]*[)\]])") for separator in (",", r"\s+"))
+
+def split(text: str, separators: str) -> list[str]:
+    """The parts of a text between separators that stand neither in brackets nor in quotes.
+
+    >>> split("(1, 2),'a,b',3", ",")
+    ['(1, 2)', "'a,b'", '3']
+    """
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character in "([{") - (character in ")]}")
+        if character in separators and not quote and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def parse_grid(text: str) -> list[dict[str, Any]]:
@@ -34,12 +52,12 @@ def parse_grid(text: str) -> list[dict[str, Any]]:
       UserError: it cannot be read so.
     """
     axes = {}
-    for part in filter(None, map(str.strip, text.split(";"))):
+    for part in filter(None, split(text, ";")):
         field, equals, values = part.partition("=")
-        found = [plan.parse_value(value.strip()) for value in COMMA.split(values) if value.strip()]
-        if not equals or not field.strip() or not found or field.strip() in axes:
+        found = split(values, ",")
+        if not equals or not field.strip() or "" in found or field.strip() in axes:
             raise UserError(f"--grid={text!r}: expected FIELD=VALUE,VALUE once a field, with ';' between fields.")
-        axes[field.strip()] = found
+        axes[field.strip()] = [plan.parse_value(value) for value in found]
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
 
 
@@ -58,7 +76,7 @@ def parse_list(path: str) -> list[dict[str, Any]]:
     for number, line in lines:
         if not line or line.startswith("#"):
             continue
-        pairs = [part.partition("=") for part in SPACE.split(line)]
+        pairs = [part.partition("=") for part in filter(None, split(line, " \t"))]
         if not all(field and equals for field, equals, _ in pairs):
             raise UserError(f"--list={path!r}, line {number}: {line!r}: expected FIELD=VALUE, with spaces between.")
         found.append({field: plan.parse_value(value) for field, _, value in pairs})
@@ -66,8 +84,8 @@ def parse_list(path: str) -> list[dict[str, Any]]:
 
 
 def label(changes: Mapping[str, Any]) -> str:
-    """'learning_rate=0.1 seed=0': the last part of each field's name."""
-    return " ".join(f"{field.rsplit('.', 1)[-1]}={value}" for field, value in changes.items()) or "as configured"
+    """'optimizer.learning_rate=0.1 seed=0'."""
+    return " ".join(f"{field}={value}" for field, value in changes.items()) or "as configured"
 
 
 def combinations(options) -> list[dict[str, Any]]:
@@ -93,16 +111,19 @@ def runs(options) -> list[Run]:
     file, _, argument = options["config"].partition(":")
     if not file:
         raise UserError("--config is missing: expected one such as --config=configs/digits.py.")
-    config = os.path.abspath(file) + (f":{argument}" if argument else "")
+    if not os.path.isfile(file):
+        known = [f"configs/{path.name}" for path in sorted(plan.CONFIGS.glob("*.py"))]
+        raise UserError(f"--config={file!r}: expected a file that exists.{near_matches(file, known)}")
+    config = os.path.relpath(file, plan.CONFIGS) + (f":{argument}" if argument else "")
+    begin = "-".join(filter(None, (os.path.splitext(os.path.basename(file))[0], argument)))
     found = []
     for changes in combinations(options):
         fields = {field: value for field, value in changes.items() if field != "seed"}
         seed = changes.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise UserError(f"seed={seed!r}: expected a whole number.")
-        # Whole names: two fields may end alike.
-        name = re.sub(r"[^\w.=,+-]+", "_", ",".join(f"{f}={v}" for f, v in fields.items()) or "as_configured")
-        found.append(Run(label(changes), config, fields, seed, name))
+        name = ",".join([begin, *(f"{field}={value}" for field, value in fields.items())])
+        found.append(Run(label(changes), config, fields, seed, re.sub(r"[^\w.=,+-]+", "_", name)))
     return found
 
 
@@ -110,6 +131,8 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     groups: dict[str, list[Run]] = {}
     for run in outcome.runs:
         groups.setdefault(label(run.fields), []).append(run)
+    splits = {one.split for one in outcome.trained.values()} - {""}
+    measure = f"{'/'.join(sorted(splits)) or 'test'} error (%)"
     rows, points = [], []
     for name, members in groups.items():
         errors = [outcome.error(run.label) for run in members if outcome.error(run.label) is not None]
@@ -119,7 +142,8 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         if len(errors) > 1:
             note += f": {', '.join(f'{error:.2f}' for error in errors)}"
         budget = next(filter(None, (outcome.budget(run.label) for run in members)), "")
-        rows.append(Row(name, "test error (%)", None, mean, spread, budget=budget, note=note))
+        missing = next(filter(None, (outcome.missing(run.label) for run in members)), "")
+        rows.append(Row(name, measure, None, mean, spread, budget=budget, note=note, missing=missing))
         points.append((name, errors))
     figure, ((axes,),) = figures.new(6.4, 1.2 + 0.35 * len(points))
     for place, (_, errors) in enumerate(points):
@@ -128,7 +152,7 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
             axes.plot(np.mean(errors), place, "|", color="k", ms=14)
     axes.set_yticks(range(len(points)), [name for name, _ in points], fontsize="small")
     axes.invert_yaxis()
-    axes.set_xlabel("test error (%); each seed a dot, their mean a line")
+    axes.set_xlabel(f"{measure}; each seed a dot, their mean a line")
     axes.grid(alpha=0.3, axis="x")
     return Conclusion(rows, [figures.save(figure, folder, "sweep.png")])
 

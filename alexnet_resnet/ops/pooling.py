@@ -39,7 +39,8 @@ def max_pool(
     """The largest value in each window of `window` x `window`, every `stride` pixels; padding never wins.
 
     With stride below window the windows overlap: AlexNet's section 3.4 uses 3 and 2. On processors the gradient is
-    taken in another way than XLA's, equal but for the order of summation and faster (`pool_gradient`).
+    taken in another way than XLA's, equal but for the order of summation and faster (`pool_gradient`), in reverse mode
+    only.
     """
     pool = max_pool_cpu if jax.default_backend() == "cpu" else largest
     return pool(x, window, stride, padding)

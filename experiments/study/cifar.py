@@ -1,11 +1,30 @@
 """The trainings on CIFAR-10 that several studies share."""
 
+from alexnet_resnet.errors import UserError
 from experiments.study.plan import Run
 
 # The set lives on the device, so that a machine without TensorFlow will do; the batches are those of tf.data.
 RESIDENT = {"data.loader": "resident"}
 # The paper reports nets trained on all 50,000 images; the 45,000 / 5,000 split served to choose the schedule.
 ALL = {"data.train_split": "train", "data.validation_split": ""}
+
+# Test errors in percent, by depth (He et al. 2016, table 6).
+TABLE6 = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
+
+
+def depths(text: str) -> list[int]:
+    """The depths of '56,20', the shallowest first.
+
+    Raises:
+      UserError: one is not of the form 6n + 2, or named twice.
+    """
+    try:
+        found = sorted(int(part) for part in text.split(","))
+    except ValueError:
+        found = []
+    if not found or len(set(found)) < len(found) or any(depth < 8 or (depth - 2) % 6 for depth in found):
+        raise UserError(f"--depths={text!r}: expected 6n + 2 layers, each once, such as 20,32,44,56,110.")
+    return found
 
 
 def resnet_label(depth: int, residual: bool) -> str:

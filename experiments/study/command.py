@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -64,13 +65,25 @@ def _main(study: Study) -> None:
     from alexnet_resnet.training.preemption import Stopped
 
     keep_freed_memory()
+    # While it trains the trainer listens; elsewhere there is nothing to save.
+    signal.signal(signal.SIGTERM, _between_trainings)
     try:
         perform(study, settings, values.collect)
+    except _Told:
+        print("Told to stop (SIGTERM) between trainings; the same command goes on from there.")
     except Stopped as stopped:
         print(f"Told to stop ({stopped.why}): saved after step {stopped.step}; the same command goes on from there.")
     except Unsaved as error:
         print(f"error: {error}. Once there is room, the same command goes on from there.", file=sys.stderr)
         sys.exit(cli.FAILURE)
+
+
+class _Told(BaseException):
+    """SIGTERM came while nothing was trained. No error that code on the way may take for its own."""
+
+
+def _between_trainings(number, frame) -> None:
+    raise _Told
 
 
 def chosen(runs: Sequence[Run], only: Sequence[str], task: int | None = None) -> tuple[str, ...]:
@@ -144,7 +157,7 @@ def perform(study: Study, settings: Settings, collect: bool = False, say=functoo
     record = report.write(study, outcome, conclusion, folder, machine)
     say(f"\n{study.title} ({study.source})\n")
     say(report.text_table(conclusion.rows))
-    for note in conclusion.notes:
+    for note in record["notes"]:
         say(note)
     files = [report.TABLE, report.RESULT, *conclusion.figures]
     say(f"\nwritten to {folder}: {', '.join(files)}")

@@ -79,10 +79,12 @@ def rows(
     ]
 
 
-def difference(what: str, views: str, paper: Pair, found: Found, base: Found, note: str = "") -> list[Row]:
+def difference(
+    what: str, views: str, paper: Pair, found: Found, base: Found, note: str = "", budget: str = ""
+) -> list[Row]:
     """How many points of error more than the base, top-1 and top-5; what the paper has no number for is left out."""
     return [
-        Row(what, f"top-{k} error, {SAID[views]}, points", value, points(found, base, k), note=note)
+        Row(what, f"top-{k} error, {SAID[views]}, points", value, points(found, base, k), note=note, budget=budget)
         for k, value in zip((1, 5), paper, strict=True)
         if value is not None or k == 1
     ]
@@ -130,11 +132,3 @@ def diverged(outcome: Outcome, label: str) -> str:
     """What was said where a run's loss was no longer finite; empty otherwise."""
     said = outcome.trained[label].diverged if label in outcome.trained else ""
     return f"diverged: {said}" if said else ""
-
-
-def notes(outcome: Outcome) -> list[str]:
-    """What has to stand below a table: what --set changed in every run."""
-    if not outcome.settings.changes:
-        return []
-    changed = ", ".join(f"{field}={value}" for field, value in outcome.settings.changes.items())
-    return [f"Every training was changed by --set: {changed}."]

@@ -24,15 +24,19 @@ def judge(members: Sequence[Trained], views: str, split: str = "", precise_bn: i
     """
     workdirs = tuple(one.workdir for one in members)
     path = os.path.join(workdirs[0], records.RESULTS)
+    data = members[0].config.data
     wanted = dict(
+        dataset=data.dataset,
         views=views,
         precise_bn=precise_bn,
-        split=split or members[0].config.data.test_split or members[0].config.data.validation_split,
+        split=split or data.test_split or data.validation_split,
         members=[(records.config_hash(one.workdir), one.final["step"]) for one in members],
     )
     found = _find(path, wanted)
     if found is None:
-        judging.judge(Request(workdirs=workdirs, views=views, split=split, precise_bn=precise_bn), shown=True)
+        # Where the images are now, which may not be where they were.
+        request = Request(workdirs=workdirs, views=views, split=split, precise_bn=precise_bn, data_dir=data.data_dir)
+        judging.judge(request, shown=True)
         found = _find(path, wanted)
     return found
 
@@ -45,7 +49,7 @@ def _find(path: str, wanted: dict) -> dict[str, Any] | None:
         rows = [json.loads(line) for line in file if line.endswith("}\n")]
     for row in reversed(rows):
         members = [(member.get("config_hash"), member["step"]) for member in row["members"]]
-        if all(row[name] == wanted[name] for name in ("views", "precise_bn", "split")) and members == wanted["members"]:
+        if members == wanted["members"] and all(row[name] == wanted[name] for name in wanted if name != "members"):
             return row
     return None
 

@@ -12,12 +12,13 @@ from alexnet_resnet import pretrained
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.evaluation.classifier import Classifier
 from alexnet_resnet.training import workdir as workdir_lib
+from experiments.study import imagenet
 from experiments.study.plan import Run
 from experiments.study.report import Option
 from experiments.study.training import Outcome
 
 # What is trained where no other network is named: net 145, whose errors AlexNet's paper reports.
-OWN = Run("AlexNet as run", "alexnet.py:as_run")
+OWN = imagenet.alexnet("AlexNet as run")
 NAMES = dict(alexnet="AlexNet", resnet="ResNet", resnet_cifar="ResNet", vgg="VGG", lenet="LeNet-5")
 
 
@@ -102,8 +103,8 @@ def load(outcome: Outcome, prefix: str = "") -> Named | None:
         classifier = prediction.from_workdir(workdir, given[f"{prefix}checkpoint"])
         config, budget = workdir_lib.read_config(workdir), ""
         title = f"{name_of(classifier.network)} of {os.path.basename(os.path.normpath(workdir))}"
-    elif not prefix and OWN.label in outcome.trained:
-        one = outcome.trained[OWN.label]
+    elif not prefix and OWN.label in outcome.sound:
+        one = outcome.sound[OWN.label]
         classifier, config, title = prediction.from_workdir(one.workdir), one.config, OWN.label
         budget = one.budget
     else:

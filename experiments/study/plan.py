@@ -16,6 +16,8 @@ from alexnet_resnet import config as config_lib
 from alexnet_resnet.errors import UserError, near_matches
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+# Where the images are from may be changed in any study.
+SOURCES = ("data.dataset", "data.train_split", "data.validation_split", "data.test_split", "data.loader")
 LENGTH = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?)\s*")
 
 
@@ -33,7 +35,11 @@ class Budget:
     text: str = "1"
 
     def __post_init__(self):
-        if not LENGTH.fullmatch(self.text) and not 0 < self._share() <= 1:
+        length = LENGTH.fullmatch(self.text)
+        if length and float(length[1]) > 0:
+            # One text, and so one folder, for all that mean the same.
+            object.__setattr__(self, "text", f"{float(length[1]):g} {length[2].rstrip('s')}s")
+        elif length or not 0 < self._share() <= 1:
             raise UserError(
                 f"--budget={self.text!r}: expected a share of the full training above 0 and up to 1, such as 0.05, or "
                 "a length such as '3 epochs' or '2000 steps'."
@@ -49,7 +55,7 @@ class Budget:
     def folder(self) -> str:
         """What the folder of its trainings is called."""
         if LENGTH.fullmatch(self.text):
-            return "_".join(self.text.split())
+            return self.text.replace(" ", "_")
         return "full" if self._share() == 1 else f"{self._share():g}"
 
     def of(self, duration: str) -> str:
@@ -59,7 +65,7 @@ class Budget:
         ('3200 steps', '1.4 epochs', '3 epochs')
         """
         if LENGTH.fullmatch(self.text):
-            return self.text.strip()
+            return self.text
         number, unit = LENGTH.fullmatch(duration).groups()
         if self._share() == 1:
             return duration
@@ -78,7 +84,8 @@ class Run:
       seed: of the configuration; `Settings.seed` is added.
       name: its folder's name, without the seed; by default that of the configuration. Runs with other fields need
         another name, and studies that name a run alike share it.
-      moments: checkpoints that are kept, evenly over the training; 0 for as many as the configuration says.
+      moments: checkpoints that are kept, evenly over the training, and evaluated; 0 for what the configuration says.
+        Part of what a run is: its `name` must say it.
     """
 
     label: str
@@ -160,6 +167,8 @@ def resolve(run: Run, settings: Settings) -> ConfigDict:
         every = float(number) / run.moments
         every = f"{max(1, round(every))} steps" if unit.startswith("step") else f"{every:g} epochs"
         config.checkpoint.update(every=every, keep_last=run.moments)
+        # A checkpoint is saved at every evaluation too.
+        config.evaluation.every = every
     for field, value in settings.changes.items():
         assign(config, field, value)
     config_lib.check(config)
@@ -190,9 +199,10 @@ def parse_changes(texts: Sequence[str], runs: Sequence[Run]) -> dict[str, Any]:
     """Fields and values of 'model.width=0.25' and the like, as --set has them.
 
     Raises:
-      UserError: it cannot be read so, no run has such a field, or it is the length, which --budget is for.
+      UserError: it cannot be read so, no run has such a field, it is one that tells the study's runs apart, or it has a
+        flag of its own.
     """
-    changes = {}
+    changes, configs = {}, [full_config(run) for run in runs]
     for text in texts:
         field, equals, value = text.partition("=")
         if not equals:
@@ -200,8 +210,12 @@ def parse_changes(texts: Sequence[str], runs: Sequence[Run]) -> dict[str, Any]:
         if field in ("train.duration", "seed", "data.data_dir"):
             flag = {"train.duration": "--budget", "seed": "--seed", "data.data_dir": "--data_dir"}[field]
             raise UserError(f"--set={text!r}: expected {flag} instead.")
+        before = [dict(config_lib.flatten(config)) for config in configs]
+        of_runs = any(field in run.fields for run in runs) and not field.startswith(SOURCES)
+        values = {repr(fields[field]) for fields in before if field in fields}
+        if of_runs or (field.startswith("model.") and len(values) > 1):
+            raise UserError(f"--set={text!r}: expected another field; in this one the runs of this study differ.")
         changes[field] = parse_value(value)
-        configs = [full_config(run) for run in runs]
         having = [assign(config, field, changes[field]) for config in configs]
         if not any(having):
             known = {name for config in configs for name, _ in config_lib.flatten(config)}

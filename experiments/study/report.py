@@ -30,6 +30,7 @@ class Row:
       budget: how much of the paper's training ours is.
       note: what a reader has to know to compare the two.
       digits: after the point.
+      missing: what stands in place of ours where there is none, though it was run; else it is 'not run'.
     """
 
     what: str
@@ -42,6 +43,7 @@ class Row:
     budget: str = ""
     note: str = ""
     digits: int = 2
+    missing: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """Its texts, in the order of `HEADER`."""
@@ -50,7 +52,7 @@ class Row:
             plus = "" if spread is None else f" +- {spread:.{self.digits}f}"
             return f"{value:,.{self.digits}f}{plus}"
 
-        ours = NOT_RUN if self.ours is None else text(self.ours, self.spread)
+        ours = (self.missing or NOT_RUN) if self.ours is None else text(self.ours, self.spread)
         if self.interval and self.ours is not None:
             ours += " ({:.{d}f} to {:.{d}f})".format(*self.interval, d=self.digits)
         paper = "" if self.paper is None else text(self.paper, self.paper_spread)
@@ -128,9 +130,9 @@ def markdown_table(rows: Sequence[Row]) -> str:
     """The same in Markdown."""
     header, *lines = _filled([HEADER, *(row.cells() for row in rows)])
     out = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for line in lines:
+    for row, line in zip(rows, lines, strict=True):
         cells = [cell.replace("|", "\\|") for cell in line]
-        if "ours" in header and NOT_RUN not in line:
+        if row.ours is not None:
             place = header.index("ours")
             cells[place] = f"**{cells[place]}**"
         out.append("| " + " | ".join(cells) + " |")
@@ -156,6 +158,10 @@ def write(
     """
     settings = outcome.settings
     trained = [outcome.trained[run.label] for run in outcome.runs if run.label in outcome.trained]
+    notes = list(conclusion.notes)
+    if settings.changes and outcome.runs:
+        changed = ", ".join(f"{field}={value}" for field, value in settings.changes.items())
+        notes.append(f"Changed by --set in every training that has the field: {changed}.")
     record = dict(
         study=study.name,
         title=study.title,
@@ -168,13 +174,13 @@ def write(
         options=dict(settings.options),
         rows=[dataclasses.asdict(row) for row in conclusion.rows],
         figures=list(conclusion.figures),
-        notes=list(conclusion.notes),
+        notes=notes,
         runs=[_described(one) for one in trained],
         not_run=[run.label for run in outcome.runs if run.label not in outcome.trained],
     )
     workdir_lib.write_atomically(os.path.join(folder, RESULT), json.dumps(record, indent=1) + "\n")
     text = f"# {study.title}\n\n{study.source}. `{record['machine']['command']}`\n\n{markdown_table(conclusion.rows)}\n"
-    text += "".join(f"\n{note}\n" for note in conclusion.notes)
+    text += "".join(f"\n{note}\n" for note in notes)
     text += "".join(f"\n![{name}]({name})\n" for name in conclusion.figures)
     workdir_lib.write_atomically(os.path.join(folder, TABLE), text)
     return record
@@ -190,7 +196,8 @@ def _described(one: Trained) -> dict[str, Any]:
         seed=one.config.seed,
         budget=one.budget,
         diverged=one.diverged,
-        test_error=one.error,
+        error=one.error,
+        split=one.split,
         training_error=100 * one.final["train/error"] if "train/error" in one.final else None,
         **{name.removeprefix("train/"): one.final[name] for name in kept if name in one.final},
         date=one.machine["date"],

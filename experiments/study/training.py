@@ -38,18 +38,22 @@ class Trained:
     diverged: str = ""
 
     @property
+    def split(self) -> str:
+        """What `error` is of: 'test', or 'validation' where there is no test split; empty where nothing was judged."""
+        return next((split for split in ("test", "validation") if f"{split}/error" in self.final), "")
+
+    @property
     def error(self) -> float | None:
-        """The last test error, or validation error where there is no test split, in percent."""
-        for split in ("test", "validation"):
-            if f"{split}/error" in self.final:
-                return 100 * self.final[f"{split}/error"]
-        return None
+        """The last error on `split` in percent; None for a run that diverged, whose end was not judged."""
+        return 100 * self.final[f"{self.split}/error"] if self.split and not self.diverged else None
 
     @property
     def budget(self) -> str:
-        """How much of the full training this is, such as '3,200 of 64,000 steps' or 'full length'."""
-        full, done = plan.full_config(self.run).train.duration, self.config.train.duration
-        return "full length" if full == done else f"{_with_commas(done)} of {_with_commas(full)}"
+        """How much of its configuration's training this is, such as '3,200 of 64,000 steps' or 'full length'."""
+        full = plan.full_config(dataclasses.replace(self.run, fields={})).train.duration
+        done = self.config.train.duration
+        length = "full length" if full == done else f"{_with_commas(done)} of {_with_commas(full)}"
+        return f"diverged ({self.diverged}) on the way to: {length}" if self.diverged else length
 
     def rows(self) -> list[dict]:
         """All that was measured, in the order of steps."""
@@ -57,7 +61,7 @@ class Trained:
 
 
 def _with_commas(duration: str) -> str:
-    number, unit = duration.split()
+    number, unit = plan.LENGTH.fullmatch(duration).groups()
     return f"{float(number):,g} {unit}" if float(number) < 1e6 else f"{int(float(number)):,} {unit}"
 
 
@@ -75,8 +79,17 @@ class Outcome:
     runs: tuple[Run, ...]
     trained: Mapping[str, Trained]
 
+    @property
+    def sound(self) -> Mapping[str, Trained]:
+        """Those of the trained that did not diverge: whose network can be looked into."""
+        return {label: one for label, one in self.trained.items() if not one.diverged}
+
+    def missing(self, label: str) -> str:
+        """Why there is no result of a run, for `Row.missing`."""
+        return "diverged" if label in self.trained and self.trained[label].diverged else ""
+
     def error(self, label: str) -> float | None:
-        """The test error of a run in percent; None where it has not been trained."""
+        """The error of a run in percent; None where it has not been trained, or diverged."""
         return self.trained[label].error if label in self.trained else None
 
     def budget(self, label: str) -> str:
@@ -90,10 +103,15 @@ class Outcome:
 
 
 def finished(run: Run, settings: Settings) -> Trained | None:
-    """A run that has ended, if its folder has it with this configuration."""
+    """A run that has ended, if its folder has it with this configuration and, as far as can be told, these images."""
     workdir, config = settings.workdir(run), plan.resolve(run, settings)
     path = os.path.join(workdir, FINISHED)
-    if not os.path.exists(path) or config_lib.differences(workdir_lib.read_config(workdir), config):
+    if not os.path.exists(path):
+        return None
+    trained = workdir_lib.read_config(workdir)
+    # Only the trainer can tell a user's own images from others in another place, and does.
+    own = config.data.dataset in ("folder", "prepared", "npz") and config.data.data_dir != trained.data.data_dir
+    if own or config_lib.differences(trained, config):
         return None
     with open(path) as file:
         return Trained(run, workdir, config, **json.load(file))
@@ -128,18 +146,17 @@ def train_all(runs: Sequence[Run], settings: Settings, collect: bool, say: Calla
     Raises:
       As `train`.
     """
-    trained = {}
     wanted = [run for run in runs if not settings.only or run.label in settings.only]
+    due = [run for run in wanted if not collect and finished(run, settings) is None]
     # Refused before anything expensive begins.
-    for run in wanted:
-        plan.resolve(run, settings)
-    for run in runs:
-        found = finished(run, settings)
-        if found is None and run in wanted and not collect:
-            say(f"[{wanted.index(run) + 1}/{len(wanted)}] {run.label}: {settings.workdir(run)}")
-            found = train(run, settings)
-        if found is not None:
-            trained[run.label] = found
-            error = "" if found.error is None else f": error {found.error:.2f}%"
-            say(f"{run.label} is finished{error}" + (f" (diverged: {found.diverged})" if found.diverged else ""))
+    for run in due:
+        workdir_lib.check(settings.workdir(run), plan.resolve(run, settings))
+    for number, run in enumerate(due, start=1):
+        say(f"[{number}/{len(due)}] {run.label}: {settings.workdir(run)}")
+        train(run, settings)
+    # Only now: other machines may have finished theirs meanwhile.
+    trained = {run.label: found for run in runs if (found := finished(run, settings))}
+    for label, one in trained.items():
+        said = f"diverged: {one.diverged}" if one.diverged else f"error {one.error:.2f}%" if one.split else ""
+        say(f"{label} is finished" + (f": {said}" if said else ""))
     return Outcome(settings, tuple(runs), trained)

@@ -75,7 +75,7 @@ def test_seeds_of_110_layers_are_a_mean_and_a_deviation(perform, monkeypatch):
     monkeypatch.setattr(resnet_table6, "MANY", 8)
     record, folder, _ = perform("resnet_table6", depths="8", seeds=3)
     rows = check(record, folder, "table6.png")
-    errors = [run["test_error"] for run in record["runs"]]
+    errors = [run["error"] for run in record["runs"]]
     assert [run["seed"] for run in record["runs"]] == [0, 1, 2]
     mean = rows["ResNet-8, mean over seeds", "test error (%)"]
     np.testing.assert_allclose([mean["ours"], mean["spread"]], [np.mean(errors), np.std(errors, ddof=1)])

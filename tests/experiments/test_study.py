@@ -54,7 +54,7 @@ def performed(settings):
     return command.perform(STUDY, settings, say=said.append), "\n".join(said)
 
 
-@pytest.mark.parametrize("text", ["0", "1.5", "-0.1", "nan", "seven", "", "3 days", "0.5 of it"])
+@pytest.mark.parametrize("text", ["0", "1.5", "-0.1", "nan", "seven", "", "3 days", "0.5 of it", "0 epochs"])
 def test_a_budget_that_is_none_is_refused(text):
     with pytest.raises(UserError, match="--budget"):
         Budget(text)
@@ -65,7 +65,8 @@ def test_a_budget_scales_lengths_and_names_a_folder():
     assert Budget("0.25").of("64000 steps") == "16000 steps" and Budget("0.25").folder == "0.25"
     assert Budget("0.001").of("90 epochs") == "0.09 epochs"
     assert Budget("1e-9").of("64000 steps") == "1 steps", "never none at all"
-    assert Budget("3 epochs").of("64000 steps") == "3 epochs" and Budget("3 epochs").folder == "3_epochs"
+    for text in ("3 epochs", "3epochs", " 3  epoch "):
+        assert Budget(text).of("64000 steps") == "3 epochs" and Budget(text).folder == "3_epochs"
 
 
 def test_a_run_is_its_configuration_with_fields_budget_seed_and_changes(settings):
@@ -74,6 +75,7 @@ def test_a_run_is_its_configuration_with_fields_budget_seed_and_changes(settings
     assert (config.model.depth, config.model.residual, config.model.width) == (20, False, 0.25)
     assert (config.seed, config.train.duration, config.data.data_dir) == (5, "640 steps", "d")
     assert (config.checkpoint.every, config.checkpoint.keep_last) == ("160 steps", 4)
+    assert config.evaluation.every == "160 steps", "a checkpoint is saved at every evaluation"
     assert Settings("out", seed=3).workdir(run) == "out/trainings/full/resnet_cifar-20+plain-seed5"
 
 
@@ -101,6 +103,7 @@ def test_a_run_that_cannot_be_is_refused(run, words):
         ("data.data_dir=x", "--data_dir"),
         ("model.widht=0.25", "Did you mean 'model.width'"),
         ("model.width=wide", "model.width='wide'"),
+        ("model.residual=True", "in this one the runs of this study differ"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(text, words):
@@ -125,7 +128,7 @@ def test_a_study_leaves_a_table_a_figure_and_a_record(settings, performed):
     assert [run["label"] for run in record["runs"]] == ["plain", "residual"] and record["not_run"] == []
     for run, row in zip(record["runs"], record["rows"], strict=True):
         assert run["step"] == 2 and run["parameters"] > 1000 and run["commit"] and "cpu" in run["devices"]
-        assert row["ours"] == run["test_error"] and 0 <= row["ours"] <= 100
+        assert row["ours"] == run["error"] and 0 <= row["ours"] <= 100
         assert row["budget"] == "2 steps of 64,000 steps"
     assert record["budget"] == "2 steps" and record["changes"]["model.width"] == 0.25
     text = Path(folder, "table.md").read_text()
