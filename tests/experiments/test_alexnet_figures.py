@@ -77,7 +77,7 @@ def figure3(images, out):
 
 @pytest.fixture(scope="module")
 def workdir(figure3, out):
-    return os.path.join(out, "trainings", "2_steps", "alexnet-as_run-seed0")
+    return os.path.join(out, "trainings", "2_steps", "alexnet-as_run+schedule_2012-seed0")
 
 
 def test_figure_3_compares_the_columns_of_what_it_trained(figure3, workdir):
@@ -85,7 +85,7 @@ def test_figure_3_compares_the_columns_of_what_it_trained(figure3, workdir):
     from alexnet_resnet.evaluation import prediction
 
     record, said, _ = figure3
-    assert [run["budget"] for run in record["runs"]] == ["2 steps of 93 epochs"]
+    assert [run["budget"] for run in record["runs"]] == ["2 steps of 91 epochs"]
     classifier = prediction.from_workdir(workdir)
     first, second = np.split(kernels.chromatic_share(kernels.of(classifier)), 2)
     medians = ours(record, "median colour share")

@@ -42,9 +42,9 @@ def perform(tmp_path_factory, shapes_npz):
     return perform
 
 
-def check(record, folder, figure):
+def check(record, folder, *figures):
     assert (folder / RESULT).exists() and (folder / TABLE).read_text().count("\n| ") == len(record["rows"]) + 1
-    assert record["figures"] == [figure] and (folder / figure).stat().st_size > 5000
+    assert record["figures"] == list(figures) and all((folder / name).stat().st_size > 5000 for name in figures)
     return {(row["what"], row["measure"]): row for row in record["rows"]}
 
 
@@ -94,13 +94,41 @@ def test_figure_7(perform):
 
 def test_gradients_by_block(perform):
     record, folder, _ = perform("resnet_gradients", "4 steps", depths="8", moments=2, batches=1)
-    rows = check(record, folder, "gradients.png")
+    rows = check(record, folder, "gradients.png", "by_layer_initial.png", "by_layer_last.png")
+    for name in ("resnet_cifar-8-beginning2-seed0", "resnet_cifar-8+plain-beginning2-seed0"):
+        kept = (folder.parent / "trainings" / "4_steps" / name / "checkpoints").iterdir()
+        assert sorted(int(path.name) for path in kept if path.name.isdecimal()) == [2, 4], "evenly"
     what = "gradient at the first block's output / at the last's"
     for label in ("plain-8", "ResNet-8"):
         assert rows[f"{label} at initialisation", what]["ours"] > 0
         assert rows[f"{label} after 4 steps", what]["ours"] > 0
     found = gradients.Gradients(kernels={}, relative={}, outputs={"a": 6.0, "b": 1.0, "c": 2.0}, loss=1.0)
     assert resnet_gradients.first_to_last(found) == 3.0
+
+
+def test_a_run_that_diverged_is_named_and_looked_into_by_nobody(perform, monkeypatch, tmp_path):
+    """It has evaluations and a checkpoint from before, which are no result."""
+    from alexnet_resnet.training import loop
+    from alexnet_resnet.training.reporting import Diverged
+
+    train = loop.train
+
+    def diverge(config, workdir):
+        final = train(config, workdir)
+        if config.model.residual:
+            raise Diverged(7, "loss nan")
+        return final
+
+    monkeypatch.setattr(loop, "train", diverge)
+    record, _, said = perform("resnet_figure6", "6 steps", out=tmp_path, depths="8")
+    rows = {(row["what"], row["measure"]): row for row in record["rows"]}
+    assert rows["ResNet-8", "test error (%)"]["ours"] is None and rows["plain-8", "test error (%)"]["ours"] is not None
+    assert rows["ResNet-8", "test error (%)"]["missing"] == "diverged"
+    assert "diverged (step " in rows["ResNet-8", "test error (%)"]["budget"] and "diverged" in said
+    for study, options in (("resnet_figure7", dict(images=20)), ("resnet_table6", {})):
+        record, _, said = perform(study, "6 steps", collect=True, out=tmp_path, depths="8", **options)
+        missing = {row["what"]: row["missing"] for row in record["rows"] if row["ours"] is None}
+        assert missing["ResNet-8"] == "diverged"
 
 
 def test_figure_1(perform):
