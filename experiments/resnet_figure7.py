@@ -36,7 +36,8 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     found, count = {}, outcome.options["images"]
     for label, one in outcome.sound.items():
         _, network = inspection.opened(one.workdir)
-        batches = inspection.evaluation_batches(one.workdir, -(-count // 128), batch_size=128)
+        data_dir = one.config.data.data_dir
+        batches = inspection.evaluation_batches(one.workdir, -(-count // 128), batch_size=128, data_dir=data_dir)
         found[label] = responses.standard_deviations(network, (images for images, _ in batches))
     mean = {label: float(np.mean(list(values.values()))) for label, values in found.items()}
     measure = "mean standard deviation of a layer"

@@ -48,8 +48,9 @@ def measure(one: Trained, batches: int) -> dict[int, gradients.Gradients]:
     checkpoints.close()
     networks = {0: inspection.fresh(one.config)}
     networks |= {step: inspection.opened(one.workdir, str(step))[1] for step in steps}
+    data_dir = one.config.data.data_dir
     return {
-        step: gradients.norms(network, inspection.training_batches(one.workdir, batches))
+        step: gradients.norms(network, inspection.training_batches(one.workdir, batches, data_dir=data_dir))
         for step, network in networks.items()
     }
 

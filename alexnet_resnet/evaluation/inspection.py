@@ -63,7 +63,7 @@ def fresh(config: ConfigDict) -> nnx.Module:
     return nnx.merge(network.graphdef, params, batch_stats, copy=True)
 
 
-def training_batches(source: ConfigDict | str, count: int, batch_size: int = 0) -> Batches:
+def training_batches(source: ConfigDict | str, count: int, batch_size: int = 0, data_dir: str = "") -> Batches:
     """The first batches of a training: images as the network sees them, and labels.
 
     They have training's crops, flips and colours, in the order of the seed. Images that cannot be read are left out.
@@ -74,13 +74,14 @@ def training_batches(source: ConfigDict | str, count: int, batch_size: int = 0) 
         would do it, which takes long on large sets of encoded images.
       count: how many batches.
       batch_size: images in each; 0 for `train.batch_size`.
+      data_dir: where the dataset is, if not where the run had it.
 
     Raises:
       UserError: numbers out of range, no such run or dataset; before the first batch is asked for.
     """
     _check_whole("count", count, 1)
     _check_whole("batch_size", batch_size, 0)
-    config = _config(source)
+    config = _config(source, data_dir)
     ghost_batch = config.model.get("ghost_batch", 0)
     if ghost_batch and batch_size % ghost_batch:
         raise UserError(f"batch_size={batch_size}: expected a multiple of model.ghost_batch={ghost_batch}.")
@@ -88,7 +89,7 @@ def training_batches(source: ConfigDict | str, count: int, batch_size: int = 0) 
 
 
 def evaluation_batches(
-    source: ConfigDict | str, count: int | None = None, split: str = "", batch_size: int = 0
+    source: ConfigDict | str, count: int | None = None, split: str = "", batch_size: int = 0, data_dir: str = ""
 ) -> Batches:
     """The first batches of a split in its order, each image's centre as an evaluation's network sees it, and labels.
 
@@ -99,6 +100,7 @@ def evaluation_batches(
       count: how many batches; None for all of the split.
       split: a split or a slice of one; by default the test split, or the validation split where there is none.
       batch_size: images in each; 0 for `evaluation.batch_size`.
+      data_dir: where the dataset is, if not where the run had it.
 
     Raises:
       UserError: numbers out of range or more batches than the split has, no such run, dataset or split; before the
@@ -107,7 +109,7 @@ def evaluation_batches(
     if count is not None:
         _check_whole("count", count, 1)
     _check_whole("batch_size", batch_size, 0)
-    config = _config(source)
+    config = _config(source, data_dir)
     size = batch_size or config.evaluation.batch_size
     examples = sources.load(config.data, split or runs.default_split(config.data))
     most = -(-len(examples) // size)
@@ -126,11 +128,14 @@ def _one_device() -> jax.sharding.Sharding:
     return SingleDeviceSharding(jax.devices()[0])
 
 
-def _config(source: ConfigDict | str) -> ConfigDict:
+def _config(source: ConfigDict | str, data_dir: str) -> ConfigDict:
     if isinstance(source, ConfigDict):
         config_lib.check(source)
-        return source
-    return workdir_lib.read_config(os.fspath(source))
+        config = source.copy_and_resolve_references()
+    else:
+        config = workdir_lib.read_config(os.fspath(source))
+    config.data.data_dir = data_dir or config.data.data_dir
+    return config
 
 
 def _seeing(source: ConfigDict | str, config: ConfigDict) -> TrainState:

@@ -101,7 +101,8 @@ def load(outcome: Outcome, prefix: str = "") -> Named | None:
         return Named(classifier, f"{name_of(classifier.network)} ({weights_format} weights)", _imagenet(data_dir))
     if workdir:
         classifier = prediction.from_workdir(workdir, given[f"{prefix}checkpoint"])
-        config, budget = workdir_lib.read_config(workdir), ""
+        config = workdir_lib.read_config(workdir)
+        budget = f"checkpoint {given[f'{prefix}checkpoint']} of a training of {config.train.duration}"
         title = f"{name_of(classifier.network)} of {os.path.basename(os.path.normpath(workdir))}"
     elif not prefix and OWN.label in outcome.sound:
         one = outcome.sound[OWN.label]
@@ -111,7 +112,7 @@ def load(outcome: Outcome, prefix: str = "") -> Named | None:
         return None
     data = config.data.copy_and_resolve_references()
     data.data_dir = data_dir or data.data_dir
-    return Named(classifier, title, data, budget or config.train.duration)
+    return Named(classifier, title, data, budget)
 
 
 def name_of(network: Mapping[str, Any]) -> str:

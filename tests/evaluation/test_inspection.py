@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -194,3 +195,16 @@ def test_runs_and_configurations_that_cannot_be_opened(run, tmp_path):
     unnamed.data.train_split = "trian"
     with pytest.raises(UserError, match="data.train_split='trian'"):
         inspection.training_batches(unnamed, 1)
+
+
+def test_data_that_has_moved_is_read_where_it_is(run, shapes_npz, tmp_path):
+    config, folder = run
+    moved = shutil.copy(shapes_npz, tmp_path / "moved.npz")
+    for batches in (inspection.training_batches, inspection.evaluation_batches):
+        for source in (config, folder):
+            ((images, labels),) = batches(source, 1, data_dir=str(moved))
+            ((same, _),) = batches(source, 1)
+            np.testing.assert_array_equal(images, same)
+            with pytest.raises(UserError, match="nowhere.npz"):
+                batches(source, 1, data_dir="nowhere.npz")
+    assert config.data.data_dir == str(shapes_npz), "the caller's own is left as it is"
