@@ -18,7 +18,16 @@ MOST_BYTES = 700_000
 # Seconds that one cell may take on a machine that is busy with other things.
 PATIENCE = 600
 # What the parameters are in a test, wherever a notebook has them: so little that nothing is learnt.
-TINY = {"EPOCHS": 0.05, "WIDTH": 0.125, "WEIGHTS": "", "CROPS": 2}
+TINY = {
+    "EPOCHS": 0.05,
+    "WIDTH": 0.125,
+    "WEIGHTS": "",
+    "CROPS": 2,
+    "DEPTHS": (8,),
+    "GRADIENT_DEPTHS": (8,),
+    "IMAGENET_DEPTHS": (18, 34),
+    "NETWORKS": ("AlexNet", "ResNet-18"),
+}
 # A folder of the machine that a notebook was executed on.
 MACHINE = re.compile(r"(?<![\w.:/])/(home|root|tmp|work|usr|opt|var|content|Users|mnt|data)/")
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
