@@ -5,6 +5,7 @@ gradients' norms healthy (section 4.1); these are the norms to judge it by.
 """
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterable, Mapping
 
 import jax
@@ -51,13 +52,42 @@ class _Shifted(Context):
         return x + self.shifts[path] if path in self.shifts else x
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _of_batch(graphdef, kernels, blocks, params, rest, images, labels):
+    """The norms of some kernels' gradients, these over the kernels', of some blocks' outputs, and the loss."""
+
+    def loss_of(params, shifts):
+        # The copy takes the new running moments with it.
+        own = nnx.merge(graphdef, params, rest, copy=True)
+        logits = own(images, _Shifted(**vars(by_layer.evaluating(True)), shifts=shifts))
+        return jnp.mean(softmax_cross_entropy(logits, labels))
+
+    def block_outputs(params):
+        named = {}
+        context = dataclasses.replace(by_layer.evaluating(True), activations=named)
+        nnx.merge(graphdef, params, rest, copy=True)(images, context)
+        return {name: named[name] for name in blocks}
+
+    shapes = jax.eval_shape(block_outputs, params)
+    shifts = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    loss, (of_params, of_outputs) = jax.value_and_grad(loss_of, argnums=(0, 1))(params, shifts)
+    weights, slopes = _kernels(params), _kernels(of_params)
+    # The mean over N examples gives each 1/N of its loss: sqrt(mean |N g|^2) = sqrt(N) |g|.
+    return (
+        [_norm(slopes[name]) for name in kernels],
+        [_norm(slopes[name]) / _norm(weights[name]) for name in kernels],
+        [_norm(of_outputs[name]) * np.sqrt(images.shape[0]) for name in blocks],
+        loss,
+    )
+
+
 def norms(
     network: nnx.Module, batches: Iterable[tuple[Float[Array | np.ndarray, "_ H W C"], Int[Array | np.ndarray, "_"]]]
 ) -> Gradients:
     """The norms of the gradient of the mean softmax cross entropy, in training mode: with each batch's own statistics.
 
     No units are dropped, there is no weight decay, and the network is left as it is. What is averaged is the norm of
-    each batch's gradient, not the gradient. Each size of batches compiles once.
+    each batch's gradient, not the gradient. Networks of one structure compile once for each size of batches.
 
     Args:
       network: at its initialisation or trained.
@@ -67,44 +97,15 @@ def norms(
       UserError: no batches.
     """
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-    parts = by_layer.modules(network)
-    kernels: list[str] = []
-    blocks: list[str] = []
-
-    def loss_of(params, shifts, rest, images, labels):
-        # The copy takes the new running moments with it.
-        own = nnx.merge(graphdef, params, rest, copy=True)
-        logits = own(images, _Shifted(**vars(by_layer.evaluating(True)), shifts=shifts))
-        return jnp.mean(softmax_cross_entropy(logits, labels))
-
-    def block_outputs(params, rest, images):
-        named = {}
-        context = dataclasses.replace(by_layer.evaluating(True), activations=named)
-        nnx.merge(graphdef, params, rest, copy=True)(images, context)
-        return {name: named[name] for name in blocks}
-
-    @jax.jit
-    def of_batch(params, rest, images, labels):
-        shapes = jax.eval_shape(block_outputs, params, rest, images)
-        shifts = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-        both = jax.value_and_grad(loss_of, argnums=(0, 1))
-        loss, (of_params, of_outputs) = both(params, shifts, rest, images, labels)
-        weights, slopes = _kernels(params), _kernels(of_params)
-        # The mean over N examples gives each 1/N of its loss: sqrt(mean |N g|^2) = sqrt(N) |g|.
-        return (
-            [_norm(slopes[name]) for name in kernels],
-            [_norm(slopes[name]) / _norm(weights[name]) for name in kernels],
-            [_norm(of_outputs[name]) * np.sqrt(images.shape[0]) for name in blocks],
-            loss,
-        )
-
-    found = []
+    parts, found = by_layer.modules(network), []
+    kernels: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
     for images, labels in batches:
         if not found:
             names, known = by_layer.order(network, images.shape[1:]), _kernels(params)
-            kernels += [name for name in names if name in known]
-            blocks += [name for name in names if isinstance(parts.get(name), Block)]
-        found.append(jax.device_get(of_batch(params, rest, images, labels)))
+            kernels = tuple(name for name in names if name in known)
+            blocks = tuple(name for name in names if isinstance(parts.get(name), Block))
+        found.append(jax.device_get(_of_batch(graphdef, kernels, blocks, params, rest, images, labels)))
     if not found:
         raise UserError("batches: expected at least one, found none.")
     of_kernels, relative, outputs, loss = (np.mean(np.float64(each), axis=0) for each in zip(*found, strict=True))

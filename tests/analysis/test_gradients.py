@@ -156,3 +156,12 @@ def test_the_figure_has_a_panel_for_each_norm(tmp_path, monkeypatch):
     monkeypatch.undo()
     gradients.draw({"plain-8": plain, "ResNet-8": bare}, str(tmp_path / "both.png"), note="at $initialisation")
     assert (tmp_path / "both.png").stat().st_size > 10_000
+
+
+def test_checkpoints_of_one_network_compile_once(network):
+    images, labels = batch(4)
+    gradients.norms(network, [(images, labels)])
+    compiled = gradients._of_batch._cache_size()
+    other = build(seed=3)
+    assert gradients.norms(other, [(images, labels)]) != gradients.norms(network, [(images, labels)])
+    assert gradients._of_batch._cache_size() == compiled
