@@ -23,7 +23,7 @@ def runs(options) -> list[Run]:
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
     chosen, rows = depths(outcome.options["depths"]), []
     final = {
-        label: 100 * one.final["train/error"] for label, one in outcome.trained.items() if "train/error" in one.final
+        label: 100 * one.final["train/error"] for label, one in outcome.sound.items() if "train/error" in one.final
     }
     for residual in (False, True):
         for depth in chosen:
@@ -36,8 +36,9 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
                     missing=outcome.missing(label))
             )  # fmt: skip
             rows.append(
-                Row(label, "training error (%), last report", None, final.get(label), budget=outcome.budget(label))
-            )
+                Row(label, "training error (%), last report", None, final.get(label), budget=outcome.budget(label),
+                    missing=outcome.missing(label))
+            )  # fmt: skip
     for measure, values in (("test", {label: outcome.error(label) for label in outcome.trained}), ("training", final)):
         for residual, name in ((False, "plain"), (True, "ResNet")):
             first, last = (cifar.resnet_label(depth, residual) for depth in (min(chosen), max(chosen)))
