@@ -28,7 +28,7 @@ def machine() -> dict:
             return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True).stdout.strip()
         return ""
 
-    names = ["tensorflow", "tensorflow-cpu", "jax", "flax", "orbax-checkpoint", "numpy", "pillow"]
+    names = ["tensorflow", "tensorflow-cpu", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "torch"]
     versions = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,0 +1,92 @@
+"""The command line of a benchmark: `python -m experiments.benchmarks.NAME --out=FOLDER`, its table, JSON and chart."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+
+from absl import flags
+
+from alexnet_resnet import cli
+from alexnet_resnet.errors import UserError, check_at_least
+from experiments.benchmarks import provenance
+
+OUT = flags.DEFINE_string("out", None, "The folder for the table (.txt), the figures (.json) and the chart (.png).")
+QUICK = flags.DEFINE_bool("quick", False, "One short round at small sizes, to see that everything runs.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each contender is measured, in turns with all others.")
+SECONDS = flags.DEFINE_float("seconds", 2.0, "How long each measurement is at least.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark is, besides its flags.
+
+    Attributes:
+      name: of its module and its files.
+      measure: makes the measurements; returns what the JSON holds besides `machine`.
+      table: the result, as text, without the heading that tells where it was measured.
+      draw: draws the result into a file; None for a benchmark without a chart.
+    """
+
+    name: str
+    measure: Callable[[], dict]
+    table: Callable[[dict], str]
+    draw: Callable[[dict, str], None] | None = None
+
+
+def main(benchmark: Benchmark) -> None:
+    """Runs a benchmark's command; to be called once, by its module, after its own flags are defined."""
+    for flag in (OUT, QUICK, ROUNDS, SECONDS):
+        flags.declare_key_flag(flag.name)
+    cli.run(lambda: _main(benchmark))
+
+
+def _main(benchmark: Benchmark) -> None:
+    check_at_least("rounds", ROUNDS.value, 1)
+    if not SECONDS.value > 0:
+        raise UserError(f"seconds={SECONDS.value}: expected a number above zero.")
+    out = cli.require(OUT, f"results/{benchmark.name}")
+    try:
+        os.makedirs(out, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out!r}: expected a folder that can be made ({error.strerror}).") from error
+    # The load and the commit are those from before the measurements.
+    where = provenance.machine()
+    found = benchmark.measure()
+    where["devices"] = provenance.devices()
+    write(benchmark, dict(machine=where, quick=QUICK.value, **found), out)
+
+
+def write(benchmark: Benchmark, result: dict, out: str) -> None:
+    """Prints the table and writes NAME.json, NAME.txt and NAME.png."""
+    text = f"{heading(result['machine'])}\n\n{benchmark.table(result)}"
+    print(text)
+    for ending, content in (("json", json.dumps(result, indent=1)), ("txt", text)):
+        with open(os.path.join(out, f"{benchmark.name}.{ending}"), "w", encoding="utf-8") as file:
+            file.write(content + "\n")
+    if benchmark.draw:
+        benchmark.draw(result, os.path.join(out, f"{benchmark.name}.png"))
+
+
+def heading(where: dict) -> str:
+    """Where, when and with what a result was measured, in three lines."""
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    place = f"{where['cores']} cores, {where['processor']}, {where['platform']}, load {where['load_before']} before"
+    first = f"{where['devices']}; {place}" if "devices" in where else place
+    return "\n".join([first, f"{where['date']}, commit {where['commit']}, {versions}", where["command"]])
+
+
+def rounds() -> int:
+    """How often each contender is measured."""
+    return 1 if QUICK.value else ROUNDS.value
+
+
+def seconds() -> float:
+    """How long each measurement is at least."""
+    return 0.0 if QUICK.value else SECONDS.value
+
+
+def say(text: str) -> None:
+    """Tells how far a benchmark is, on the standard error: the table is the output."""
+    print(text, file=sys.stderr, flush=True)
