@@ -164,7 +164,8 @@ def create(config, blueprint: Residual | Chain, platform: str, compiled: bool) -
             logits = model(x)
         return F.cross_entropy(logits.float(), labels)
 
-    forward = torch.compile(loss_of) if compiled else loss_of
+    # Another batch size is another program, not one for all sizes.
+    forward = torch.compile(loss_of, dynamic=False) if compiled else loss_of
 
     def steps(calls: int) -> torch.Tensor:
         for _ in range(calls):
@@ -190,6 +191,7 @@ def _device(platform: str) -> str:
 
 
 def forget() -> None:
-    """Gives the memory that torch keeps back to the device."""
+    """Drops compiled programs, and gives the memory that torch keeps back to the device."""
+    torch.compiler.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -170,8 +170,9 @@ def measure(name: str, dtype: str, asked: list[int], peers: list[str]) -> Iterat
     All rows come first without a figure, so that it is known what is missing if the process is ended; each comes again
     once it is measured.
     """
-    # Read when JAX first looks for a GPU.
+    # Read when JAX first looks for a GPU, and when torch first compiles.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
     quick = command.QUICK.value
     config_of = lambda size: training_steps.config(name, dtype, size, quick)  # noqa: E731
     config = config_of(1)
