@@ -168,19 +168,24 @@ def train(run: Run, settings: Settings) -> Trained:
     return Trained(run, workdir, config, **record)
 
 
+def due(runs: Sequence[Run], settings: Settings) -> list[Run]:
+    """Those that are to be trained and have not ended."""
+    wanted = [run for run in runs if not settings.only or run.label in settings.only]
+    return [run for run in wanted if finished(run, settings) is None]
+
+
 def train_all(runs: Sequence[Run], settings: Settings, collect: bool, say: Callable[[str], None]) -> Outcome:
     """Trains what is not finished, or with `collect` only gathers what is.
 
     Raises:
       As `train`.
     """
-    wanted = [run for run in runs if not settings.only or run.label in settings.only]
-    due = [run for run in wanted if not collect and finished(run, settings) is None]
+    asked = [] if collect else due(runs, settings)
     # Refused before anything expensive begins.
-    for run in due:
+    for run in asked:
         workdir_lib.check(settings.workdir(run), plan.resolve(run, settings))
-    for number, run in enumerate(due, start=1):
-        say(f"[{number}/{len(due)}] {run.label}: {settings.workdir(run)}")
+    for number, run in enumerate(asked, start=1):
+        say(f"[{number}/{len(asked)}] {run.label}: {settings.workdir(run)}")
         take_over(run, settings, say)
         train(run, settings)
     # Only now: other machines may have finished theirs meanwhile.

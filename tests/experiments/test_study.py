@@ -109,6 +109,8 @@ def test_a_run_that_cannot_be_is_refused(run, words):
 def test_a_change_that_cannot_be_is_refused(text, words):
     with pytest.raises(UserError, match=words):
         plan.parse_changes([text], RUNS)
+    with pytest.raises(UserError, match="expected no --set, as nothing is trained here"):
+        plan.parse_changes([text], [])
 
 
 def test_a_change_holds_for_the_runs_that_have_the_field():
