@@ -63,6 +63,7 @@ class Audit:
         (`memory_analysis().temp_size_in_bytes`). It is as large as what lives there at the worst moment: activations
         that the backward pass needs, gradients, and the operations' scratch memory. Another compiler has another
         figure.
+      operations: floating-point operations of one device, as the compiler counts them (`cost_analysis()`).
     """
 
     network: str
@@ -75,6 +76,7 @@ class Audit:
     parameter_bytes: int
     optimizer_bytes: int
     temporary_bytes: int
+    operations: float
 
     def received(self, layer: str, direction: str) -> int:
         """The bytes that each device receives for a layer."""
@@ -166,6 +168,7 @@ def audit(config, strategy: Strategy) -> Audit:
         parameter_bytes=_held(state.params),
         optimizer_bytes=_held(state.opt_state),
         temporary_bytes=program.memory_analysis().temp_size_in_bytes,
+        operations=float(program.cost_analysis()["flops"]),
     )
 
 
