@@ -146,15 +146,21 @@ def names(count: int) -> tuple[str, ...]:
 
 def measured(devices: list[jax.Device], counts: list[int], batch_per_device: int) -> list[dict]:
     """Images a second of the step, by strategy and number of devices, on real devices."""
-    contenders, examples = {}, {}
-    for count in (count for count in counts if count <= len(devices)):
-        for name in names(count)[: 2 if command.QUICK.value else None]:
-            contenders[name, count] = _contender(configuration(name, count, batch_per_device), devices[:count])
-            examples[name, count] = batch_per_device * count
-    spreads = timing.measure({f"{name} on {count}": run for (name, count), run in contenders.items()})
+    keys = [(name, count) for count in counts if count <= len(devices) for name in names(count)]
+    # Where the figures mean nothing, one will do.
+    keys = keys[-1:] if command.QUICK.value else keys
+    contenders = {
+        f"{name} on {count}": _contender(configuration(name, count, batch_per_device), devices[:count])
+        for name, count in keys
+    }
     return [
-        dict(strategy=key[0], devices=key[1], seconds=spread.median, images_per_second=spread.rate(examples[key]))
-        for key, spread in zip(contenders, spreads.values(), strict=True)
+        dict(
+            strategy=name,
+            devices=count,
+            seconds=spread.median,
+            images_per_second=spread.rate(batch_per_device * count),
+        )
+        for (name, count), spread in zip(keys, timing.measure(contenders).values(), strict=True)
     ]
 
 
@@ -235,9 +241,10 @@ def modelled(programs: dict[str, dict[int, Program]], work: float, batch: int, g
     return result
 
 
-def _crossover(times: dict, strategy: str, bound: str) -> int | None:
+def _crossover(times: dict, strategy: str, bound: str) -> dict:
+    """The number of devices from which on the strategy beats `data`, and all at which it does."""
     own, data = ({n: one[bound] for n, one in times[s].items()} for s in (strategy, "data"))
-    return scaling_model.crossover(own, data)
+    return {"from": scaling_model.crossover(own, data), "at": scaling_model.beating(own, data)}
 
 
 def _largest(step, strategy: str, count: int, bound: str) -> int:
@@ -251,7 +258,7 @@ def _largest(step, strategy: str, count: int, bound: str) -> int:
 def measure() -> dict:
     """Compiles, models, and measures where there is something to measure on."""
     check()
-    counts, batch = device_counts(), min(BATCH.value, 8) if command.QUICK.value else BATCH.value
+    counts, batch = device_counts(), min(BATCH.value, 4) if command.QUICK.value else BATCH.value
     devices = simulated(counts[-1])
     programs: dict[str, dict[int, Program]] = {}
     for count in counts:

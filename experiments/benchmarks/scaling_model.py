@@ -175,16 +175,25 @@ def beats(own: float, other: float) -> bool:
     return own < (1 - MARGIN) * other
 
 
-def crossover(own: Mapping[int, float], other: Mapping[int, float]) -> int | None:
-    """The number of devices from which on a strategy beats another; None if it does not at the largest number.
+def beating(own: Mapping[int, float], other: Mapping[int, float]) -> list[int]:
+    """The numbers of devices at which a strategy beats another, ascending.
 
     Args:
       own: the steps of the strategy by the number of devices.
       other: those of the other; numbers that only one of them has are left out.
     """
-    first = None
+    return [count for count in sorted(own.keys() & other.keys()) if beats(own[count], other[count])]
+
+
+def crossover(own: Mapping[int, float], other: Mapping[int, float]) -> int | None:
+    """The number of devices from which on a strategy beats another; None if it does not at the largest number.
+
+    Args:
+      own, other: as for `beating`.
+    """
+    first, where = None, beating(own, other)
     for count in sorted(own.keys() & other.keys(), reverse=True):
-        if not beats(own[count], other[count]):
+        if count not in where:
             break
         first = count
     return first

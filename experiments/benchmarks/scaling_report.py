@@ -10,6 +10,7 @@ from experiments.benchmarks.scaling_model import ACTIVATIONS, BOUNDS, GRADIENTS,
 SHOWN = (ACTIVATIONS, PARAMETERS, GRADIENTS, STATISTICS)
 COLOURS = {"data": "tab:blue", "columns": "tab:orange", "hybrid": "tab:green", "fsdp": "tab:red"}
 BOUND_TITLES = {"apart": "no overlap", "overlapped": "full overlap"}
+MARKERS = "osD^"
 WAYS = {"weak": "{batch_per_device} examples a device", "strong": "{global_batch} examples in all"}
 
 
@@ -29,8 +30,8 @@ def _heading(result: dict) -> str:
     return (
         f"{result['network']}: {result['parameters']:,} parameters, {result['multiply_adds']:,} multiply-adds an "
         f"example, float32\nA device computes 6 x multiply-adds x {result['batch_per_device']} examples = "
-        f"{formula / 1e9:,.4g} GFLOP a step by every strategy; the compiler counts "
-        f"{first['operations'] / 1e9:,.4g} for data, whose first layer has no gradient of its input"
+        f"{formula / 1e9:,.3f} GFLOP a step by every strategy; the compiler counts "
+        f"{first['operations'] / 1e9:,.3f} for data, whose first layer has no gradient of its input"
     )
 
 
@@ -42,7 +43,7 @@ def _traffic(result: dict) -> str:
             sizes = (*sums, one["received"], one["least"], one["parameter_bytes"], one["optimizer_bytes"])
             lines.append(
                 (name, f"{count}", f"{one['data']}x{one['model']}", *(f"{size / 1e6:,.3f}" for size in sizes))
-                + (f"{one['operations'] / 1e9:,.4g}",)
+                + (f"{one['operations'] / 1e9:,.3f}",)
             )
     title = (
         f"Read from the programs compiled for simulated devices, {WAYS['weak'].format(**result)}: MB (10^6 bytes) that "
@@ -86,8 +87,8 @@ def _crossovers(result: dict) -> str:
     lines = [("links", "strategy", *heads)]
     for found in result["links"].values():
         for name in found["crossover"]["weak"]:
-            firsts = [found["crossover"][way][name][bound] for way in WAYS for bound in BOUNDS]
-            lines.append((found["title"], name, *(f"from {first}" if first else "never" for first in firsts)))
+            cells = [_where(found["crossover"][way][name][bound]) for way in WAYS for bound in BOUNDS]
+            lines.append((found["title"], name, *cells))
     last = max(map(max, result["programs"].values()))
     title = (
         f"Number of devices from which on, up to {last}, a step is shorter than data's by more than "
@@ -95,6 +96,12 @@ def _crossovers(result: dict) -> str:
         f"{WAYS['strong'].format(**result)})"
     )
     return "\n".join([title, *_columns(lines, left=(0, 1))])
+
+
+def _where(crossover: dict) -> str:
+    if crossover["from"]:
+        return f"from {crossover['from']}"
+    return f"only at {', '.join(map(str, crossover['at']))}" if crossover["at"] else "never"
 
 
 def _batches(result: dict) -> str:
@@ -158,9 +165,11 @@ def draw(result: dict, path: str) -> None:
         handles.append(
             Line2D([], [], color="0.3", ls="", marker="*", ms=10, label="from here on beats data (no overlap)")
         )
+        for found, marker in zip(kinds, MARKERS, strict=False):
+            handles.append(Line2D([], [], color="0.3", marker=marker, ms=4, lw=1, label=found["title"]))
     if result["measured"]:
         handles.append(Line2D([], [], color="0.3", ls="", marker="x", label=f"measured, {result['measured_on']}"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), fontsize=8)
     figure.suptitle(
         f"{result['network']}, {WAYS['weak'].format(**result)}, float32, {result['efficiency']:g} of the peak",
         fontsize=10,
@@ -174,7 +183,7 @@ def _draw_times(axes, result: dict, found: dict) -> None:
         for bound, style in zip(BOUNDS, ("o-", "o:"), strict=True):
             axes.plot(list(at), [1e3 * one[bound] for one in at.values()], style, ms=3, color=COLOURS[name])
     for name, firsts in found["crossover"]["weak"].items():
-        if first := firsts[BOUNDS[0]]:
+        if first := firsts[BOUNDS[0]]["from"]:
             axes.plot(first, 1e3 * times[name][first][BOUNDS[0]], "*", ms=11, color=COLOURS[name], mec="k", mew=0.5)
     if result["measured_on"] == found["device_kind"]:
         for row in result["measured"]:
@@ -193,15 +202,10 @@ def _draw_bytes(axes, result: dict) -> None:
 
 
 def _draw_batches(axes, kinds: list[dict], bound: str) -> None:
-    markers = "osD^"
-    for found, marker in zip(kinds, markers, strict=False):
+    for found, marker in zip(kinds, MARKERS, strict=False):
         for name, at in found["largest_batch"].items():
             sizes = [one[bound] or float("nan") for one in at.values()]
             axes.plot(list(at), sizes, marker=marker, ms=4, color=COLOURS[name], lw=1)
-    handles = [
-        Line2D([], [], color="0.3", marker=m, ms=4, label=f["title"]) for f, m in zip(kinds, markers, strict=False)
-    ]
-    axes.legend(handles=handles, fontsize=7)
     axes.set(
         title="beats data up to this batch (no overlap)", xlabel="devices", ylabel="examples a device", yscale="log"
     )

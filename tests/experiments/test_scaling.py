@@ -64,9 +64,7 @@ def closed_form(name, count):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"),
-    [("data", 2), ("data", 4), ("data", 8)]
-    + [("columns", 2), ("columns", 4), ("columns", 8), ("hybrid", 2), ("hybrid", 4), ("fsdp", 4)],
+    ("name", "count"), [("data", 2), ("data", 4), ("columns", 2), ("columns", 8), ("hybrid", 4), ("fsdp", 4)]
 )
 def test_what_is_received_is_the_closed_form(name, count):
     found = compiled(name, count)
@@ -187,6 +185,7 @@ def test_the_crossover_is_the_first_number_from_which_on_it_holds():
     assert model.crossover({2: 9, 4: 9, 8: 9, 16: 9.95}, data) is None
     assert model.crossover({2: 9, 4: 9, 8: 9, 16: 9}, data) == 2
     assert model.crossover({}, data) is None
+    assert model.beating({2: 9, 4: 11, 8: 9, 16: 9.95, 32: 1}, data) == [2, 8]
 
 
 def test_the_largest_batch_is_where_exchanges_outgrow_what_is_saved():
@@ -211,9 +210,12 @@ def test_the_kept_result_is_the_closed_form_at_full_width():
     conv3, connected, logits = 11_075_584, 2_359_296 + 1_048_576, 512_000
     activations = {"columns": 2 * (2 * (conv3 + connected) + logits), "hybrid": 2 * (2 * connected + logits)}
     convolutions, part = 2_334_080, 30_483_112
+    # Three times the multiply-adds, but for conv1, which does not hand on a gradient: 105,415,200 once less.
+    operations = 2 * 128 * (3 * 724_406_816 - 105_415_200)
     for name, programs in result["programs"].items():
         for key, found in programs.items():
             count, sums = int(key), {}
+            assert found["operations"] == pytest.approx(operations, rel=0.01)
             for one in found["traffic"]:
                 sums[one["what"]] = sums.get(one["what"], 0) + one["bytes"]
             assert sums.pop(model.ACTIVATIONS, 0) == activations.get(name, 0)
@@ -247,10 +249,8 @@ def test_the_command_compiles_models_and_tells(quick):
     assert list(result["links"]) == ["infiniband", "ici_v4"]
     (checked,) = result["checked"]["strategies"].values()
     assert checked["scaled"] == pytest.approx(checked["compiled"], rel=0.01)
-    assert "Measured on cpu, 8 examples a device" in printed
-    assert {(row["strategy"], row["devices"]) for row in result["measured"]} == {
-        ("data", 1), ("data", 2), ("columns", 2)
-    }  # fmt: skip
+    assert "Measured on cpu, 4 examples a device" in printed
+    assert [(row["strategy"], row["devices"]) for row in result["measured"]] == [("fsdp", 2)]
     assert all(row["images_per_second"]["median"] > 0 for row in result["measured"])
 
 
@@ -258,7 +258,7 @@ def test_the_steps_are_the_model_s(quick):
     """Of data on two devices over InfiniBand: operations at half the peak, and gradients both ways in a ring."""
     _, printed, result = quick
     found = result["links"]["infiniband"]
-    compute = 6 * result["multiply_adds"] * 8 / (0.5 * 494.7e12)
+    compute = 6 * result["multiply_adds"] * 4 / (0.5 * 494.7e12)
     exchange = 4 * result["parameters"] / 50e9 + 2 * 5e-6
     step = found["times"]["weak"]["data"]["2"]
     assert step["compute"] == pytest.approx(compute) and step["waited"] == 0
@@ -267,7 +267,7 @@ def test_the_steps_are_the_model_s(quick):
     assert step["overlapped"] == pytest.approx(max(compute, exchange))
     assert f"{1e3 * step['apart']:,.3f} ({1e3 * step['overlapped']:,.3f})" in printed
     strong = found["times"]["strong"]["data"]["2"]
-    assert strong["compute"] == pytest.approx(compute * 512 / 8) and strong["rest"] == step["rest"]
+    assert strong["compute"] == pytest.approx(compute * 512 / 4) and strong["rest"] == step["rest"]
 
 
 @pytest.mark.parametrize(
