@@ -195,7 +195,7 @@ def _draw_times(axes, result: dict, found: dict) -> None:
 def _draw_bytes(axes, result: dict) -> None:
     for name, programs in result["programs"].items():
         shown = {count: one["received"] / 1e6 for count, one in programs.items()}
-        # 'fsdp' exchanges what 'data' does, to the byte.
+        # 'fsdp' exchanges what 'data' does, but for a few bytes.
         axes.plot(list(shown), list(shown.values()), "o-", ms=3, color=COLOURS[name], lw=4 if name == "data" else 1.5)
     axes.set(title="exchanged", xlabel="devices", ylabel="MB that a device receives a step", ylim=(0, None))
     _devices(axes, result["programs"]["data"])
@@ -206,9 +206,9 @@ def _draw_batches(axes, kinds: list[dict], bound: str) -> None:
         for name, at in found["largest_batch"].items():
             sizes = [one[bound] or float("nan") for one in at.values()]
             axes.plot(list(at), sizes, marker=marker, ms=4, color=COLOURS[name], lw=1)
-    axes.set(
-        title="beats data up to this batch (no overlap)", xlabel="devices", ylabel="examples a device", yscale="log"
-    )
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
+    axes.set(title=f"beats data up to this batch ({BOUND_TITLES[bound]})", xlabel="devices", ylabel="examples a device")
     _devices(axes, at)
 
 
