@@ -71,11 +71,12 @@ def test_what_is_received_is_the_closed_form(name, count):
     activations, gradients = closed_form(name, count)
     assert found.devices == count and found.batch_per_device == BATCH // count
     assert found.received(model.ACTIVATIONS) == activations
-    # Each array's bytes are rounded down. Of so small parts of a batch XLA's partitioner sums conv1's kernel gradient,
-    # as `ops.conv_gradient` has it on processors, once more than it needs to.
-    expected = [gradients] + [gradients + summed(11 * 11 * 3 * 6, count)] * (name == "data" and count > 2)
+    # Each array's bytes are rounded down. Of so few images XLA's partitioner may sum the gradient of conv1's kernel, as
+    # `ops.conv_gradient` has it on processors, in two stages of two devices each instead of one of four.
+    kernel = 11 * 11 * 3 * 6
+    stages = [0] + [2 * summed(kernel, 2) - summed(kernel, 4)] * ((name, count) == ("data", 4))
     received = found.received(model.PARAMETERS, model.GRADIENTS)
-    assert any(received == pytest.approx(size, abs=40) for size in expected), expected
+    assert any(received == pytest.approx(gradients + more, abs=40) for more in stages)
     assert 0 < found.received(model.NUMBERS) < 300
     assert found.received() == found.received(model.ACTIVATIONS, model.PARAMETERS, model.GRADIENTS, model.NUMBERS)
     assert found.operations > 0
@@ -97,8 +98,7 @@ def test_groups_are_those_of_the_mesh():
     assert whole == {4: 1, 2: 2}
 
 
-def test_another_batch_is_scaled_as_it_compiles():
-    """The same two devices with four times the examples; what does not depend on them stays."""
+def test_another_batch_scales_activations_and_operations_alone():
     found = compiled("columns", 2)
     scaled = found.at(4 * found.batch_per_device)
     assert scaled.received(model.ACTIVATIONS) == 4 * closed_form("columns", 2)[0]
@@ -206,6 +206,8 @@ def test_the_kept_result_is_the_closed_form_at_full_width():
     assert {name: set(programs) for name, programs in result["programs"].items()} == {
         "data": every, **dict.fromkeys(("columns", "hybrid", "fsdp"), every - {"1"})
     }  # fmt: skip
+    for one in result["checked"]["strategies"].values():
+        assert one["scaled"] == one["compiled"] > 0
     # Papers: at batch 128 a device receives so much before conv3, fc6 and fc7 and for fc8; a row sees 256 examples.
     conv3, connected, logits = 11_075_584, 2_359_296 + 1_048_576, 512_000
     activations = {"columns": 2 * (2 * (conv3 + connected) + logits), "hybrid": 2 * (2 * connected + logits)}
@@ -248,7 +250,7 @@ def test_the_command_compiles_models_and_tells(quick):
     }  # fmt: skip
     assert list(result["links"]) == ["infiniband", "ici_v4"]
     (checked,) = result["checked"]["strategies"].values()
-    assert checked["scaled"] == pytest.approx(checked["compiled"], rel=0.01)
+    assert checked["scaled"] == pytest.approx(checked["compiled"], abs=64)
     assert "Measured on cpu, 4 examples a device" in printed
     assert [(row["strategy"], row["devices"]) for row in result["measured"]] == [("fsdp", 2)]
     assert all(row["images_per_second"]["median"] > 0 for row in result["measured"])
