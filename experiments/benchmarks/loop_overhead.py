@@ -17,8 +17,9 @@ held, by the callback that is told the number of each step, until the device is 
 steps; the loop goes on, and once it has its pace it takes as many without a save, and as many with one. The last bare
 steps come after the last round. The loop's rate is compared with the bare step's before and after it. The callback is
 called when a step is handed to the device, which the loop does when the step before the last has ended: at both ends of
-a measurement alike. Compiling is not in it. CPU is the same by the processor time of all threads, which other programs
-disturb less; on a processor that is the overhead's work, on an accelerator it says nothing.
+a measurement alike. Compiling is not in it, nor a process's first save, which compiles too. CPU is the same by the
+processor time of all threads, which other programs disturb less; on a processor that is the overhead's work, on an
+accelerator it says nothing.
 """
 
 import contextlib
@@ -38,6 +39,7 @@ from alexnet_resnet.data import preparation
 from alexnet_resnet.errors import UserError, check_at_least
 from alexnet_resnet.parallel.host import keep_freed_memory
 from alexnet_resnet.training import loop, workdir
+from alexnet_resnet.training.checkpoints import Checkpoints
 from experiments.benchmarks import bare_step, command, timing
 from experiments.benchmarks.loop_turns import LEAST_RATE, MOST_COST, Turns, Watch, compare, judge
 from experiments.study import plan
@@ -122,6 +124,10 @@ def measure_path(path: str, turns: Turns) -> dict:
         config = configure(path, folder, turns)
         bare = WAYS[path](config)
         program, compile_seconds = timing.compiled(bare.function, bare.create(), *bare.arguments)
+        # The first save of a process compiles the digests, and imports.
+        first = Checkpoints(os.path.join(folder, "first"))
+        first.save(0, bare.create())
+        first.close()
         call = timing.onwards(program, bare.create(), *bare.arguments)
         watch, place = Watch(turns, lambda steps: call(steps // bare.steps)), os.path.join(folder, "training")
         with _on_standard_error():

@@ -102,7 +102,7 @@ def test_lrn_of_no_image_is_one_line(command, tmp_path):
 )
 def test_both_gradients_of_a_case_are_one(case, monkeypatch):
     row = cpu_gradients.measure_case(case, 2)
-    assert row["difference"] < 1e-5 and row["kind"] == case.kind
+    assert row["difference"] < 1e-5 and row["kind"] == case.kind and row["used"]
     assert row["ratio"] == row["seconds"]["XLA"]["median"] / row["seconds"]["ours"]["median"]
     # One that is wrong shows.
     x, by, g = cpu_gradients.operands(case, 2)
@@ -128,15 +128,23 @@ def test_a_step_is_traced_with_the_gradients_it_is_measured_with():
     assert ours - xla == 7
 
 
+# A convolution in products, one that is left to XLA, a pooling.
+SHOWN = "stage 3", "conv2", "pool2"
+
+
 def test_the_gradients_as_a_table_and_where_there_are_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(cpu_gradients, "CASES", (cpu_gradients.CASES[5], cpu_gradients.CASES[12]))
+    monkeypatch.setattr(
+        cpu_gradients, "CASES", [case for case in cpu_gradients.CASES if case.layer in SHOWN and case.side <= 16]
+    )
     result = cpu_gradients.measure()
-    assert [row["kind"] for row in result["rows"]] == list(cpu_gradients.HEADINGS)
+    assert [row["kind"] for row in result["rows"]] == ["convolution", *cpu_gradients.HEADINGS]
+    assert [row["used"] for row in result["rows"]] == [True, False, True, True]
     step = result["rows"][-1]
     assert step["difference"] < 1e-3
     text = cpu_gradients.table(result)
     for row in result["rows"]:
-        assert re.search(rf"{row['title']} +2 +{1e3 * row['seconds']['ours']['median']:.2f} ", text)
+        star = "" if row["used"] else "[*]"
+        assert re.search(rf"{row['title']}{star} +2 +{1e3 * row['seconds']['ours']['median']:.2f} ", text)
     machine = dict(cores=1, processor="none", date="today", commit="abc")
     cpu_gradients.draw(result | dict(machine=machine), tmp_path / "chart.png")
     assert Image.open(tmp_path / "chart.png").width > 1000
