@@ -39,7 +39,10 @@ from alexnet_resnet.ops.pool_gradient import largest, max_pool_cpu
 from alexnet_resnet.parallel.host import keep_freed_memory
 from experiments.benchmarks import bare_step, command, timing
 
-BATCH = flags.DEFINE_integer("batch", None, "Images; by default 128 of 32 x 32 pixels, 16 of 224 x 224.")
+FLAGS = command.own_flags()
+BATCH = flags.DEFINE_integer(
+    "batch", None, "Images; by default 128 of 32 x 32 pixels, 16 of 224 x 224.", flag_values=FLAGS
+)
 
 SMALL, LARGE = 128, 16
 
@@ -350,4 +353,4 @@ def draw(result: dict, path: str) -> None:
 
 
 if __name__ == "__main__":
-    command.main(command.Benchmark("cpu_gradients", measure, table, draw))
+    command.main(command.Benchmark("cpu_gradients", measure, table, draw, (FLAGS,)))

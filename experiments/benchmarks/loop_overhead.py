@@ -44,17 +44,22 @@ from experiments.benchmarks import bare_step, command, timing
 from experiments.benchmarks.loop_turns import LEAST_RATE, MOST_COST, Turns, Watch, compare, judge
 from experiments.study import plan
 
+FLAGS = command.own_flags()
 NETWORK = flags.DEFINE_string(
-    "network", None, "A file of configs/ and its argument; by default resnet_cifar.py:20, on accelerators resnet.py:50."
+    "network",
+    None,
+    "A file of configs/ and its argument; by default resnet_cifar.py:20, on accelerators resnet.py:50.",
+    flag_values=FLAGS,
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "By default 32, on accelerators 64.")
-STEPS = flags.DEFINE_integer("steps", 100, "Of each measurement; also from one save to the next.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "By default 32, on accelerators 64.", flag_values=FLAGS)
+STEPS = flags.DEFINE_integer("steps", 100, "Of each measurement; also from one save to the next.", flag_values=FLAGS)
 STEPS_PER_CALL = flags.DEFINE_integer(
     "steps_per_call",
     None,
     "Of the resident path. By default 10, on processors 1: their convolutions are slow in loops.",
+    flag_values=FLAGS,
 )
-PATHS = flags.DEFINE_list("paths", ["resident", "prepared"], "What is measured.")
+PATHS = flags.DEFINE_list("paths", ["resident", "prepared"], "What is measured.", flag_values=FLAGS)
 
 WAYS = {"resident": bare_step.resident, "prepared": bare_step.streamed}
 REPORT = 50
@@ -242,4 +247,4 @@ def draw(result: dict, path: str) -> None:
 
 
 if __name__ == "__main__":
-    command.main(command.Benchmark("loop_overhead", measure, table, draw))
+    command.main(command.Benchmark("loop_overhead", measure, table, draw, (FLAGS,)))

@@ -32,7 +32,8 @@ from alexnet_resnet.errors import check_at_least
 from experiments.benchmarks import command, timing
 from experiments.benchmarks.lrn_contenders import CONTENDERS, both, difference, kept_bytes, reference
 
-BATCH = flags.DEFINE_integer("batch", None, "Images; by default 8 on processors, 128 elsewhere.")
+FLAGS = command.own_flags()
+BATCH = flags.DEFINE_integer("batch", None, "Images; by default 8 on processors, 128 elsewhere.", flag_values=FLAGS)
 
 # Section 3.5: what conv1 and conv2 hand on, [H, W, C].
 PLACES = {"after conv1": (55, 55, 96), "after conv2": (27, 27, 256)}
@@ -148,4 +149,4 @@ def _kept_each(place: dict, row: dict) -> float:
 
 
 if __name__ == "__main__":
-    command.main(command.Benchmark("lrn", measure, table, draw))
+    command.main(command.Benchmark("lrn", measure, table, draw, (FLAGS,)))
