@@ -31,7 +31,7 @@ def _heading(result: dict) -> str:
         f"{result['network']}: {result['parameters']:,} parameters, {result['multiply_adds']:,} multiply-adds an "
         f"example, float32\nA device computes 6 x multiply-adds x {result['batch_per_device']} examples = "
         f"{formula / 1e9:,.3f} GFLOP a step by every strategy; the compiler counts "
-        f"{first['operations'] / 1e9:,.3f} for data, whose first layer has no gradient of its input"
+        f"{first['operations'] / 1e9:,.3f} for data, without a gradient of the images and with all that is no product"
     )
 
 
