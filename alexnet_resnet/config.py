@@ -24,7 +24,8 @@ EVALUATION_VIEWS = ("centre", "ten_crop", "nine_crop", "multi_scale")
 LIGHTINGS = ("none", *lighting.CONVENTIONS)
 LIGHTING_STATISTICS = (*lighting.STATISTICS, "dataset")
 
-# What may differ when a run is resumed: nothing here changes what is computed, but `parallel` the order of sums.
+# What may differ when a run is resumed: nothing here changes what is computed, but `parallel` and `model.remat` the
+# order of sums.
 FREE_ON_RESUME = (
     *(
         "data.data_dir",
@@ -33,6 +34,7 @@ FREE_ON_RESUME = (
         "data.max_unreadable",
         "train.steps_per_call",
         "train.max_skips",
+        "model.remat",
     ),
     *("log.", "checkpoint.", "parallel."),
 )
@@ -215,6 +217,24 @@ def differences(old: Mapping | ConfigDict, new: Mapping | ConfigDict) -> list[st
         for name in sorted(old.keys() | new.keys())
         if not name.startswith(FREE_ON_RESUME) and old.get(name) != new.get(name)
     ]
+
+
+def lengthens(old: ConfigDict, new: ConfigDict) -> bool:
+    """Whether a run of `old` is how one of `new` begins.
+
+    That is where a longer `train.duration`, in the same unit, is all that differs, and nothing is a share of it: no
+    falls of the rate, no cosine, no warm-up in percent, no end of lighting.
+    """
+    lengths = [re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(step|epoch)s?\s*", each.train.duration) for each in (old, new)]
+    if not all(lengths) or lengths[0][2] != lengths[1][2] or float(lengths[0][1]) >= float(lengths[1][1]):
+        return False
+    optimizer, data = new.optimizer, new.data
+    shares = optimizer.schedule != "steps" or optimizer.boundaries or "%" in optimizer.warmup
+    if shares or (data.lighting != "none" and data.lighting_until < 1):
+        return False
+    same = old.copy_and_resolve_references()
+    same.train.duration = new.train.duration
+    return not differences(same, new)
 
 
 def steps(field: str, duration: str, steps_per_epoch: float, total_steps: int | None = None) -> int:

@@ -52,13 +52,22 @@ NETWORKS = {
 # No larger batch per device is looked at.
 MOST = 2**16
 
-NETWORK = flags.DEFINE_string("network", "alexnet", f"One of {', '.join(NETWORKS)}.")
-DEVICES = flags.DEFINE_list("devices", [2**i for i in range(9)], "Numbers of devices, powers of two.")
-BATCH = flags.DEFINE_integer("batch_per_device", 128, "Examples a device, for weak scaling.")
-GLOBAL_BATCH = flags.DEFINE_integer("global_batch", 1024, "Examples in all, for strong scaling.")
-LINK_KINDS = flags.DEFINE_list("links", ["nvlink", "infiniband", "ici_v5e"], f"Of {', '.join(LINKS)}.")
-DEVICE_KIND = flags.DEFINE_string("device_kind", "", "Computes at this device's peak; by default at the links' own.")
-EFFICIENCY = flags.DEFINE_float("efficiency", 0.4, "The share of its peak that a device computes at.")
+FLAGS = command.own_flags()
+NETWORK = flags.DEFINE_string("network", "alexnet", f"One of {', '.join(NETWORKS)}.", flag_values=FLAGS)
+DEVICES = flags.DEFINE_list(
+    "devices", [2**i for i in range(9)], "Numbers of devices, powers of two.", flag_values=FLAGS
+)
+BATCH = flags.DEFINE_integer("batch_per_device", 128, "Examples a device, for weak scaling.", flag_values=FLAGS)
+GLOBAL_BATCH = flags.DEFINE_integer("global_batch", 1024, "Examples in all, for strong scaling.", flag_values=FLAGS)
+LINK_KINDS = flags.DEFINE_list(
+    "links", ["nvlink", "infiniband", "ici_v5e"], f"Of {', '.join(LINKS)}.", flag_values=FLAGS
+)
+DEVICE_KIND = flags.DEFINE_string(
+    "device_kind", "", "Computes at this device's peak; by default at the links' own.", flag_values=FLAGS
+)
+EFFICIENCY = flags.DEFINE_float(
+    "efficiency", 0.4, "The share of its peak that a device computes at.", flag_values=FLAGS
+)
 
 
 def device_counts() -> list[int]:
@@ -305,6 +314,4 @@ def _facts(one: Program) -> dict:
 
 
 if __name__ == "__main__":
-    for name in ("network", "devices", "batch_per_device", "global_batch", "links", "device_kind", "efficiency"):
-        flags.declare_key_flag(name)
-    command.main(command.Benchmark("scaling", measure, scaling_report.table, scaling_report.draw))
+    command.main(command.Benchmark("scaling", measure, scaling_report.table, scaling_report.draw, (FLAGS,)))
