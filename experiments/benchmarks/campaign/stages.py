@@ -17,16 +17,21 @@ from experiments.study import cifar, plan
 
 BENCHMARK, TRAINING = "benchmark", "training"
 
-# Seconds of each benchmark, and of a training: its start, each layer's compilation, each layer's part of a step.
-# Guesses that were written before anything was measured, by the kind of device; the stages that have run correct them.
-GUESSES = {
-    "gpu": dict(start=30.0, compile=1.0, step=1e-4, numerics=60, train_throughput_first=150, lrn=60,
-                loop_overhead=120, train_throughput=420, memory=180),
-    "cpu": dict(start=15.0, compile=0.5, step=2e-2, numerics=60, train_throughput_first=600, lrn=120,
-                loop_overhead=600, train_throughput=1800, memory=900),
-}  # fmt: skip
-REHEARSED = dict(start=8.0, compile=0.3, step=1e-3, numerics=15, train_throughput_first=30, lrn=15, loop_overhead=20,
-                 train_throughput=60, memory=30)  # fmt: skip
+# Seconds of a training: its start, each layer's compilation, each layer's part of a step. Guesses that were written
+# before anything was measured, by the kind of device; what has run corrects them.
+GUESSES = {"gpu": dict(start=30.0, compile=1.0, step=1e-4), "cpu": dict(start=15.0, compile=0.5, step=2e-2)}
+REHEARSED = dict(start=8.0, compile=0.3, step=1e-3)
+# Seconds of a benchmark on a GPU and, with --quick, on a processor: guesses too.
+NUMERICS, LRN, LOOP, MEMORY = (90, 20), (60, 15), (120, 20), (180, 30)
+# Of the throughput, by what is asked of it: first what is to be accepted, then the others in pieces that fit into the
+# minutes that are left, each row more briefly.
+BRIEF = ("--rounds=3", "--seconds=1")
+THROUGHPUT = {
+    "first": ((180, 30), "--networks=resnet50,alexnet", "--dtypes=bfloat16", "--peers=torch"),
+    "cifar": ((240, 30), "--networks=resnet20,resnet110", "--dtypes=float32,bfloat16", "--peers=torch,linen", *BRIEF),
+    "float32": ((200, 30), "--networks=resnet50,alexnet", "--dtypes=float32", "--peers=torch,linen", *BRIEF),
+    "rest": ((240, 30), "--networks=resnet18,resnet152,vgg16", "--dtypes=bfloat16", "--peers=torch", *BRIEF),
+}
 
 # What every training of a campaign has changed, beside its source: fewer pauses, for a device that is lent by the
 # minute, and no files of TensorBoard, whose writer would be one more package to carry.
@@ -113,10 +118,14 @@ def stages(platform: str, rehearse: bool) -> list[Stage]:
     """
     guesses = REHEARSED if rehearse else GUESSES.get(platform, GUESSES["gpu"])
 
-    def measured(name: str, module: str = "", *flags: str) -> Stage:
+    def measured(name: str, seconds: tuple[float, float], module: str = "", *flags: str) -> Stage:
         quick = ("--quick",) if rehearse else ()
         arguments = ("-m", f"experiments.benchmarks.{module or name}", f"--out={{out}}/{name}", *quick, *flags)
-        return Stage(name, BENCHMARK, arguments, guesses[name])
+        return Stage(name, BENCHMARK, arguments, seconds[rehearse])
+
+    def throughput(part: str) -> Stage:
+        seconds, *flags = THROUGHPUT[part]
+        return measured(f"train_throughput_{part}", seconds, "train_throughput", *flags)
 
     def resnet(depth: int, residual: bool = True) -> Stage:
         run, name = cifar.resnet(depth, residual), f"{'resnet' if residual else 'plain'}{depth}"
@@ -133,17 +142,18 @@ def stages(platform: str, rehearse: bool) -> list[Stage]:
         # Their layers are wider than the family's: a step is guessed to take what ten of those take.
         return _training(f"author_{variant}", run, guesses, rehearse, 10, AUTHOR[variant])
 
-    acceptance = ("--networks=resnet50,alexnet", "--dtypes=bfloat16", "--peers=torch")
     return [
-        measured("numerics"),
-        measured("train_throughput_first", "train_throughput", *acceptance),
+        measured("numerics", NUMERICS),
+        throughput("first"),
         resnet(20),
         resnet(20, residual=False),
-        measured("lrn"),
-        measured("loop_overhead"),
+        measured("lrn", LRN),
+        measured("loop_overhead", LOOP),
         resnet(110),
-        measured("train_throughput"),
-        measured("memory"),
+        throughput("cifar"),
+        throughput("float32"),
+        throughput("rest"),
+        measured("memory", MEMORY),
         resnet(56),
         resnet(32),
         resnet(44),
@@ -157,6 +167,7 @@ def _training(name: str, run: plan.Run, guesses: Mapping, rehearse: bool, layers
     """A stage that trains one of the studies' runs on the arrays in the campaign's folder."""
     fields = {**FIELDS, **run.fields, **(REHEARSED_FIELDS if rehearse else {}), "data.dataset": "npz"}
     config = plan.full_config(dataclasses.replace(run, fields=fields))
+    config_lib.check(config)
     duration, images = config.train.duration, SYNTHETIC if rehearse else 50_000
     total = config_lib.steps("train.duration", duration, images / config.train.batch_size)
     changes = [f"--config.{field}={value}" for field, value in fields.items()]
