@@ -103,7 +103,7 @@ def run(began, out, returns, every, chosen, environment, device) -> int:
     if not COLLECT_ONLY.value:
         say(f"{where['devices']}; {said}; {MINUTES.value:g} minutes, {campaign.left():,.0f} s of them for stages")
         for stage, seconds, source, what in campaign.plan():
-            say(f"  {stage.name:<24}{f'about {seconds:,.0f} s, {source}' if source else '':<58}{what}".rstrip())
+            say(f"  {stage.name:<26}{f'about {seconds:,.0f} s, {source}' if source else '':<58}{what}".rstrip())
         campaign.run()
     text, archives, large = collect(campaign.results)
     print(f"\n{text}\n")

@@ -156,12 +156,14 @@ def test_expected_seconds_are_refined_by_what_was_measured(tmp_path):
     folder = tmp_path / "shallow"
     folder.mkdir()
     (folder / "config.json").write_text('{"train": {"batch_size": 10}}')
-    (folder / "metrics.jsonl").write_text('{"step": 40, "train/images_per_second": 20.0}\n')
+    (folder / "metrics.jsonl").write_text('{"step": 45, "train/images_per_second": 20.0}\n')
+    (folder / "checkpoints" / "40").mkdir(parents=True)
+    (folder / "checkpoints" / "50.orbax-checkpoint-tmp-0").mkdir()
     assert expected(shallow, {})[0] == pytest.approx(10 + 1.1 * 0.5 * 60)
     assert expected(deep, {})[0] == pytest.approx(10 + 1.1 * 1.5 * 100)
     assert expected(other, {}) == (10 + 100, "a guess")
     at = stages_lib.standing(shallow, str(tmp_path))
-    assert (at.step, at.step_seconds, at.error, at.finished) == (40, 0.5, None, False)
+    assert at == stages_lib.Standing(step=45, saved=40, error=None, step_seconds=0.5, finished=False)
 
 
 def test_the_plan_says_what_the_minutes_are_enough_for(tmp_path):
@@ -570,9 +572,16 @@ def test_a_rehearsal_without_tensorflow_is_stopped_for_lack_of_minutes_and_goes_
     stopped = first.run()["resnet20"]
     log = out / "resnet20" / "log.txt"
     assert stopped.status == STOPPED, log.read_text()
-    step = stages_lib.standing(every[2], str(out)).step
-    assert every[2].name == "resnet20" and 0 < step < every[2].total
-    assert (out / "resnet20" / "checkpoints" / str(step)).is_dir()
+    at = stages_lib.standing(every[2], str(out))
+    step = at.saved
+    assert every[2].name == "resnet20" and 0 < step == at.step < every[2].total
+
+    # What comes back is enough to go on, on another machine.
+    for path in returning.pack(str(out), str(back), 16.0)[0]:
+        with tarfile.open(path) as archive:
+            archive.extractall(tmp_path / "elsewhere", filter="data")
+    out = tmp_path / "elsewhere"
+    log = out / "resnet20" / "log.txt"
 
     arguments = [f"--out={out}", f"--returns={back}", "--rehearse", "--only=numerics,resnet20", "--commit=0123abc"]
     done = subprocess.run(
@@ -584,6 +593,7 @@ def test_a_rehearsal_without_tensorflow_is_stopped_for_lack_of_minutes_and_goes_
     said = done.stdout
     assert said.index("numerics  ") < said.index("numerics: begins") < said.index("numerics: done")
     assert "done: numerics, resnet20; remaining: nothing" in said and "A rehearsal" in said
+    assert json.loads((out / "resnet20" / "stage.json").read_text())["seconds"] > stopped.seconds > 0
     assert [row["step"] for row in workdir.read_metrics(str(out / "resnet20"))][-1] == every[2].total
     assert json.loads((out / "numerics" / "numerics.json").read_text())["beyond"] == 0
     facts = json.loads((out / "campaign.json").read_text())

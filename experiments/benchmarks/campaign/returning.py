@@ -22,7 +22,7 @@ LARGEST = 4 * MEGABYTE  # of a single file that comes back
 
 def table(stages: Sequence[Stage], results: Mapping[str, Result], out: str) -> str:
     """What became of every stage, a line each."""
-    lines = [f"{'stage':<24}{'status':<9}{'seconds':>8}  {'steps':>15}  {'test error':>10}  {'published':>9}"]
+    lines = [f"{'stage':<26}{'status':<9}{'seconds':>8}  {'steps':>15}  {'test error':>10}  {'published':>9}"]
     for stage in stages:
         result = results[stage.name]
         steps = error = published = ""
@@ -31,7 +31,7 @@ def table(stages: Sequence[Stage], results: Mapping[str, Result], out: str) -> s
             steps = f"{at.step:,}/{stage.total:,}"
             error = "" if at.error is None else f"{at.error:.2f}%"
             published = "" if stage.published is None else f"{stage.published:.2f}%"
-        line = f"{stage.name:<24}{result.status:<9}{result.seconds:>8,.0f}  {steps:>15}  {error:>10}  {published:>9}"
+        line = f"{stage.name:<26}{result.status:<9}{result.seconds:>8,.0f}  {steps:>15}  {error:>10}  {published:>9}"
         lines.append(line.rstrip())
         if result.text and not result.text.startswith("step "):
             lines.append(f"    {result.text}")

@@ -205,7 +205,8 @@ class Campaign:
             if code == 0 and at.finished:
                 return Result(DONE, text, **facts)
             if stopped or code == 0:
-                return Result(STOPPED, f"{text}; {stopped or 'it was told to stop'}", **facts)
+                saved = f"saved at step {at.saved:,}" if at.saved else "nothing saved"
+                return Result(STOPPED, f"{text}, {saved}; {stopped or 'it was told to stop'}", **facts)
         elif code == 0 and not stopped:
             return Result(DONE, **facts)
         elif stopped:

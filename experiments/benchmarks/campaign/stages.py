@@ -193,12 +193,14 @@ class Standing:
 
     Attributes:
       step: the last step that was reported.
+      saved: the step of the newest checkpoint, where the next call goes on; 0 for none.
       error: its last test error in percent; None where it was not judged.
       step_seconds: of a step, from its reports; None before the first that is without compilation.
       finished: whether it has come to its end and was judged there.
     """
 
     step: int = 0
+    saved: int = 0
     error: float | None = None
     step_seconds: float | None = None
     finished: bool = False
@@ -213,10 +215,13 @@ def standing(stage: Stage, out: str) -> Standing:
             batch = json.load(file)["train"]["batch_size"]
     except (OSError, UserError):
         return Standing()
+    top = os.path.join(folder, workdir_lib.CHECKPOINTS)
+    steps = [int(name) for name in (os.listdir(top) if os.path.isdir(top) else ()) if name.isdecimal()]
     judged = [row for row in rows if "test/error" in row]
     rates = [row["train/images_per_second"] for row in rows if "train/images_per_second" in row]
     return Standing(
         step=rows[-1]["step"] if rows else 0,
+        saved=max(steps, default=0),
         error=100 * judged[-1]["test/error"] if judged else None,
         step_seconds=batch / statistics.median(rates) if rates else None,
         finished=bool(judged) and judged[-1]["step"] == stage.total,
@@ -239,7 +244,7 @@ def expected(stage: Stage, out: str, every: Sequence[Stage], taken: Mapping[str,
         return stage.guess, "a guess"
     at = standing(stage, out)
     if at.step_seconds is not None:
-        return stage.start + PAUSES * at.step_seconds * (stage.total - at.step), "its own steps so far"
+        return stage.start + PAUSES * at.step_seconds * (stage.total - at.saved), "its own steps so far"
     by_layer = [
         found.step_seconds / other.layers
         for other in every
