@@ -26,6 +26,16 @@ def define_config():
     )
 
 
+def define_cache():
+    """Defines --compilation_cache, for `parallel.host.keep_compiled`."""
+    return flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "The folder where compiled programs are kept for later starts; empty for none. By default "
+        "JAX_COMPILATION_CACHE_DIR, or alexnet_resnet in the user's folder for caches (~/.cache).",
+    )
+
+
 class Cluster:
     """The flags that make a command one of several processes; to be defined once, at the top of a command."""
 

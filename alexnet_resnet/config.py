@@ -24,7 +24,8 @@ EVALUATION_VIEWS = ("centre", "ten_crop", "nine_crop", "multi_scale")
 LIGHTINGS = ("none", *lighting.CONVENTIONS)
 LIGHTING_STATISTICS = (*lighting.STATISTICS, "dataset")
 
-# What may differ when a run is resumed: nothing here changes what is computed, but `parallel` the order of sums.
+# What may differ when a run is resumed: nothing here changes what is computed, but `parallel` and `model.remat` the
+# order of sums.
 FREE_ON_RESUME = (
     *(
         "data.data_dir",
@@ -33,6 +34,7 @@ FREE_ON_RESUME = (
         "data.max_unreadable",
         "train.steps_per_call",
         "train.max_skips",
+        "model.remat",
     ),
     *("log.", "checkpoint.", "parallel."),
 )

@@ -50,12 +50,14 @@ PREDICTIONS = flags.DEFINE_string(
 )
 TOP5_ONLY = flags.DEFINE_bool("top5_only", False, "Keep only the five most probable classes in --predictions.")
 FIGURES = flags.DEFINE_string("figures", "", "A folder for each class's errors, also as a table, and the confusions.")
+CACHE = cli.define_cache()
 CLUSTER = cli.Cluster()
 
 
 def main() -> None:
     from alexnet_resnet.evaluation import judging
     from alexnet_resnet.parallel import hosts
+    from alexnet_resnet.parallel.host import keep_compiled
 
     named = CONFIG.value.data if CONFIG.value else None
     request = judging.Request(
@@ -76,6 +78,7 @@ def main() -> None:
         figures=FIGURES.value,
     )
     with CLUSTER.joined():
+        keep_compiled(CACHE.value)
         lines = judging.judge(request, shown=True)
         if hosts.is_first():
             print("\n".join(lines))

@@ -15,12 +15,13 @@ from alexnet_resnet import cli
 CONFIG = cli.define_config()
 flags.declare_key_flag("config")  # --help lists it as this command's own
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: configuration, measurements, checkpoints, curve.")
+CACHE = cli.define_cache()
 CLUSTER = cli.Cluster()
 
 
 def main() -> None:
     from alexnet_resnet.parallel import hosts
-    from alexnet_resnet.parallel.host import keep_freed_memory
+    from alexnet_resnet.parallel.host import keep_compiled, keep_freed_memory
     from alexnet_resnet.training import loop, summary
     from alexnet_resnet.training.checkpoints import Unsaved
     from alexnet_resnet.training.preemption import Stopped
@@ -30,6 +31,7 @@ def main() -> None:
     workdir = cli.require(WORKDIR, "runs/digits")
     with CLUSTER.joined(workdir) as at_step:
         keep_freed_memory()
+        keep_compiled(CACHE.value)
         try:
             final = loop.train(config, workdir, at_step)
         except Diverged as error:

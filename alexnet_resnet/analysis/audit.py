@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.analysis import summary
+from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import collectives, strategies
 from alexnet_resnet.parallel.collectives import Collective, Part
 from alexnet_resnet.parallel.strategies import Strategy
@@ -98,9 +99,12 @@ def strategy_of(config) -> Strategy:
     Where there are fewer, or only one, they are simulated on the processor; to be called before JAX has been used.
 
     Raises:
-      UserError: as `config.check` and `strategies.create`.
+      UserError: as `config.check` and `strategies.create`; blocks that are scanned or rematerialised.
     """
     config_lib.check(config)
+    for field, value in summary.WRITTEN_OUT.items():
+        if config.model.get(field, value) != value:
+            raise UserError(f"model.{field}={config.model[field]!r}: expected {value!r}, to tell the layers apart.")
     data, model = strategies.shape(config)
     count = data * model if data > 0 else max(2, model)
     if jax.config.jax_num_cpu_devices < count and "xla_force_host_platform_device_count" not in os.getenv(

@@ -12,6 +12,9 @@ from jaxtyping import PyTree
 
 from alexnet_resnet import models
 
+# The fields of a model's configuration that decide how it is run, and not what it computes.
+WRITTEN_OUT = {"scan": False, "remat": "none"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -39,6 +42,8 @@ def rows(model, image_shape: tuple[int, int, int], num_classes: int) -> list[Row
     Raises:
       UserError: as `models.create`.
     """
+    # Layer by layer, however it is run.
+    model = dict(model) | {name: value for name, value in WRITTEN_OUT.items() if name in model}
     network = nnx.eval_shape(lambda: models.create(model, image_shape, num_classes, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     graphdef, state = nnx.split(network)

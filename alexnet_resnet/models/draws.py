@@ -6,9 +6,9 @@ from jaxtyping import Array
 
 
 class _Stream(nnx.RngStream):
-    def __init__(self, key: Array):
+    def __init__(self, key: Array, drawn: int | Array):
         super().__init__(key, tag="params")
-        self.drawn = 0
+        self.drawn = drawn
 
     def __call__(self) -> Array:
         key = jax.random.fold_in(self.key[...], self.drawn)
@@ -24,7 +24,12 @@ class Draws(nnx.Rngs):
 
     Args:
       key: decides all of them.
+      drawn: how many of them count as drawn.
     """
 
-    def __init__(self, key: Array):
-        self.params = _Stream(key)
+    def __init__(self, key: Array, drawn: int | Array = 0):
+        self.params = _Stream(key, drawn)
+
+    def starting(self, drawn: int | Array) -> "Draws":
+        """The same keys from another one on."""
+        return Draws(self.params.key[...], drawn)

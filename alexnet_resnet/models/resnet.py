@@ -1,7 +1,7 @@
 """Residual networks for ImageNet and CIFAR, and the plain networks they are compared with (He et al. 2016)."""
 
+import functools
 import math
-from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from alexnet_resnet.errors import UserError, check_choice
 from alexnet_resnet.models.context import Context
 from alexnet_resnet.models.layers import COMPUTE_TYPES, BatchNorm, Conv, Dense
+from alexnet_resnet.models.stages import REMAT, ScannedStage, run_stage
 from alexnet_resnet.ops.pooling import ceil_padding, global_avg_pool, max_pool
 from alexnet_resnet.ops.residual import pad_shortcut, residual_add
 
@@ -90,25 +91,47 @@ class Block(nnx.Module):
 class _StagedNetwork(nnx.Module):
     """What both families share: stages of blocks called stage1, stage2, ..., a global average pool and fc."""
 
-    def _build(self, inputs, stages, bottleneck, num_classes, *, shortcut, stride_in, zero_init, norm, dtype, rngs):
+    def _build(
+        self,
+        inputs,
+        stages,
+        bottleneck,
+        num_classes,
+        *,
+        shortcut,
+        stride_in,
+        zero_init,
+        norm,
+        dtype,
+        scan,
+        remat,
+        rngs,
+    ):
         for number, (features, blocks) in enumerate(stages, start=1):
-            stack = []
-            for block in range(blocks):
-                stride = 2 if number > 1 and block == 0 else 1
+
+            def build(inputs, stride, rngs, features=features):
                 layers = ((3, features, stride), (3, features, 1))
                 if bottleneck:
                     first, middle = (stride, 1) if stride_in == "1x1" else (1, stride)
                     layers = ((1, features, first), (3, features, middle), (1, 4 * features, 1))
-                stack.append(Block(inputs, layers, shortcut, zero_init, norm, rngs))
-                inputs = stack[-1].features
-            setattr(self, f"stage{number}", nnx.List(stack))
+                return Block(inputs, layers, shortcut, zero_init, norm, rngs)
+
+            first = build(inputs, 2 if number > 1 else 1, rngs)
+            inputs = first.features
+            another = functools.partial(build, inputs, 1)
+            if scan:
+                stage = ScannedStage(first, another, blocks - 1, rngs)
+            else:
+                stage = nnx.List([first, *(another(rngs) for _ in range(blocks - 1))])
+            setattr(self, f"stage{number}", stage)
         self.stages = len(stages)
         self.fc = Dense(inputs, num_classes, rngs=rngs)
         self.dtype = dtype
+        self.remat = remat
 
     def _stages_to_logits(self, x: Array, context: Context) -> Array:
         for number in range(1, self.stages + 1):
-            x = context.run(f"stage{number}", run_blocks, getattr(self, f"stage{number}"), x)
+            x = context.run(f"stage{number}", run_stage, getattr(self, f"stage{number}"), x, self.remat)
         x = context.keep("pool", global_avg_pool(x))
         return context.run("fc", self.fc, x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
@@ -138,6 +161,9 @@ class ResNet(_StagedNetwork):
       bn_epsilon: added to the variance in every batch normalisation.
       width: factor on the number of features.
       dtype: the type activations are computed in; parameters, statistics and logits are float32.
+      scan: run each stage as its first block and a loop over the others, whose arrays have a leading axis: the time to
+        compile no longer grows with depth. On processors loops are slow.
+      remat: what the backward pass computes again to save memory: 'none', or each 'block' from its input.
       rngs: the source of the 'params' key.
 
     Raises:
@@ -160,12 +186,14 @@ class ResNet(_StagedNetwork):
         bn_epsilon: float = 1e-5,
         width: float = 1.0,
         dtype: str = "float32",
+        scan: bool = False,
+        remat: str = "none",
         rngs: nnx.Rngs,
     ):
         check_choice("model.depth", depth, tuple(IMAGENET_STAGES))
         check_choice("model.stride_in", stride_in, STRIDE_IN)
         check_choice("model.stem_pool", stem_pool, STEM_POOL)
-        _check_shared(residual, shortcut, zero_init_residual, ghost_batch, bn_epsilon, width, dtype)
+        _check_shared(residual, shortcut, zero_init_residual, ghost_batch, bn_epsilon, width, dtype, remat)
         if min(image_shape[:2]) < 3:
             raise UserError(f"image_shape={tuple(image_shape)}: expected at least 3 pixels a side.")
         norm = dict(group=ghost_batch, epsilon=bn_epsilon)
@@ -183,6 +211,8 @@ class ResNet(_StagedNetwork):
             zero_init=zero_init_residual,
             norm=norm,
             dtype=dtype,
+            scan=scan,
+            remat=remat,
             rngs=rngs,
         )
         self.stem_pool = stem_pool
@@ -214,6 +244,9 @@ class CifarResNet(_StagedNetwork):
       zero_init_residual: start each block as its shortcut alone, by a zero scale in its last batch normalisation.
       bn_epsilon: added to the variance in every batch normalisation.
       dtype: the type activations are computed in; parameters, statistics and logits are float32.
+      scan: run each stage as its first block and a loop over the others, whose arrays have a leading axis: the time to
+        compile no longer grows with depth. On processors loops are slow.
+      remat: what the backward pass computes again to save memory: 'none', or each 'block' from its input.
       rngs: the source of the 'params' key.
 
     Raises:
@@ -233,11 +266,13 @@ class CifarResNet(_StagedNetwork):
         zero_init_residual: bool = False,
         bn_epsilon: float = 1e-5,
         dtype: str = "float32",
+        scan: bool = False,
+        remat: str = "none",
         rngs: nnx.Rngs,
     ):
         if depth < 8 or (depth - 2) % 6:
             raise UserError(f"model.depth={depth}: expected 6n + 2 for n of at least 1, such as 20, 32, 44, 56 or 110.")
-        _check_shared(residual, shortcut, zero_init_residual, ghost_batch, bn_epsilon, width, dtype)
+        _check_shared(residual, shortcut, zero_init_residual, ghost_batch, bn_epsilon, width, dtype, remat)
         norm = dict(group=ghost_batch, epsilon=bn_epsilon)
         sizes = [_scaled(features, width) for features in (16, 32, 64)]
         self.conv1 = Conv(image_shape[-1], sizes[0], 3, padding=1, use_bias=False, rngs=rngs)
@@ -252,6 +287,8 @@ class CifarResNet(_StagedNetwork):
             zero_init=zero_init_residual,
             norm=norm,
             dtype=dtype,
+            scan=scan,
+            remat=remat,
             rngs=rngs,
         )
 
@@ -262,20 +299,14 @@ class CifarResNet(_StagedNetwork):
         return self._stages_to_logits(x, context)
 
 
-def run_blocks(blocks: Iterable[nnx.Module], x: Float[Array, "N H W C"], context: Context) -> Float[Array, "N h w D"]:
-    """Calls the blocks of one stage in turn, each under its number."""
-    for number, block in enumerate(blocks):
-        x = context.run(str(number), block, x)
-    return x
-
-
 def _scaled(features: int, width: float) -> int:
     return max(1, round(features * width))
 
 
-def _check_shared(residual, shortcut, zero_init_residual, ghost_batch, bn_epsilon, width, dtype) -> None:
+def _check_shared(residual, shortcut, zero_init_residual, ghost_batch, bn_epsilon, width, dtype, remat) -> None:
     check_choice("model.shortcut", shortcut, SHORTCUTS)
     check_choice("model.dtype", dtype, COMPUTE_TYPES)
+    check_choice("model.remat", remat, REMAT)
     if ghost_batch < 0:
         raise UserError(f"model.ghost_batch={ghost_batch}: expected a number of at least 0.")
     if not bn_epsilon > 0:

@@ -1,11 +1,14 @@
-"""The memory of the host and of its devices."""
+"""The host: the memory of it and its devices, and the programs that it has compiled."""
 
 import ctypes
+import os
 import platform
 import resource
 import sys
 
 import jax
+
+from alexnet_resnet.errors import UserError
 
 # <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -44,3 +47,50 @@ def peak_memory() -> int:
         return max(peaks)
     # In kilobytes, on macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def keep_compiled(folder: str | None = None) -> str:
+    """Keeps compiled programs in a folder, where later starts find them (JAX's persistent compilation cache).
+
+    To be called before anything is compiled, and after the processes of a cluster have joined. A program is found again
+    by the same versions on the same kind of device, and under the same flags. Entries that cannot be read are compiled
+    anew; the folder may be deleted at any time.
+
+    Args:
+      folder: is made if it is missing; '' keeps nothing. None leaves it to JAX_COMPILATION_CACHE_DIR; without that
+        variable it is 'alexnet_resnet' in the user's folder for caches.
+
+    Returns:
+      The folder, '' for none. Several processes on CPUs have none unless that variable says so: JAX writes the first
+      one's programs alone, and at the next start that one would wait for the others until its connection gives up.
+
+    Raises:
+      UserError: a folder that cannot be made or written, or one that is named for several processes on CPUs.
+    """
+    if folder is None and jax.config.jax_compilation_cache_dir:
+        return jax.config.jax_compilation_cache_dir
+    several = jax.process_count() > 1 and jax.default_backend() == "cpu"
+    if several and folder:
+        raise UserError(f"compilation_cache={folder!r}: expected '' with several processes on CPUs.")
+    place = ("" if several else _default_cache()) if folder is None else folder
+    if place:
+        place = os.path.abspath(os.path.expanduser(place))
+        try:
+            os.makedirs(place, exist_ok=True)
+            writable = os.access(place, os.W_OK | os.X_OK)
+            reason = "" if writable else "no right to write in it"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if reason and folder:
+            raise UserError(f"compilation_cache={folder!r}: expected a folder that can be written ({reason}).")
+        place = "" if reason else place
+    jax.config.update("jax_compilation_cache_dir", place or None)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # A start has dozens of programs that take less than JAX's second each.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return place
+
+
+def _default_cache() -> str:
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(caches, "alexnet_resnet")

@@ -11,6 +11,7 @@ from flax import nnx, traverse_util
 
 from alexnet_resnet import models
 from alexnet_resnet.errors import UserError
+from alexnet_resnet.models import stages
 from alexnet_resnet.pretrained import files, tables
 from alexnet_resnet.pretrained.formats import FORMATS, namings_of, network_of
 from alexnet_resnet.pretrained.preprocessing import Preprocessing, described_beside
@@ -42,9 +43,11 @@ class Pretrained:
         Raises:
           UserError: a field that the network does not have or refuses.
         """
-        graph, params, stats = _skeleton(self.network | fields, self.num_classes)
-        nnx.replace_by_pure_dict(params, jax.tree.map(jnp.asarray, self.params))
-        nnx.replace_by_pure_dict(stats, jax.tree.map(jnp.asarray, self.batch_stats))
+        network = self.network | fields
+        graph, params, stats = _skeleton(network, self.num_classes)
+        form = stages.stack if network.get("scan") else lambda tree: tree
+        nnx.replace_by_pure_dict(params, form(jax.tree.map(jnp.asarray, self.params)))
+        nnx.replace_by_pure_dict(stats, form(jax.tree.map(jnp.asarray, self.batch_stats)))
         return nnx.merge(graph, params, stats)
 
 
@@ -144,6 +147,9 @@ def to_tensors(
         if field not in _FREE and fields[field] != value:
             raise UserError(f"model.{field}={fields[field]!r}: expected {value!r}, as {format} has it.")
 
+    if fields.get("scan"):
+        params, batch_stats = stages.unstack(params), stages.unstack(batch_stats or {})
+        fields["scan"] = False
     flat = traverse_util.flatten_dict(dict(params)) | traverse_util.flatten_dict(dict(batch_stats or {}))
     tree = {path: np.asarray(array, np.float32) for path, array in flat.items()}
     _check_tree(fields, tree)
@@ -162,7 +168,7 @@ def to_tensors(
 # Fields in which a network may differ from a format's: they tell how it starts, trains or rounds, not what it computes,
 # or `to_tensors` makes up for them.
 _FREE = {
-    *("bn_epsilon", "conv1_bias", "dropout", "dtype", "ghost_batch", "zero_init_residual"),
+    *("bn_epsilon", "conv1_bias", "dropout", "dtype", "ghost_batch", "zero_init_residual", "scan", "remat"),
     *("init_std", "middle_init_std", "fc_init_std", "hidden_bias"),
 }
 

@@ -60,11 +60,12 @@ def _main(study: Study) -> None:
     if values.dry_run:
         print("\n".join(announce(study, settings)))
         return
-    from alexnet_resnet.parallel.host import keep_freed_memory
+    from alexnet_resnet.parallel.host import keep_compiled, keep_freed_memory
     from alexnet_resnet.training.checkpoints import Unsaved
     from alexnet_resnet.training.preemption import Stopped
 
     keep_freed_memory()
+    keep_compiled()
     # While it trains the trainer listens; elsewhere there is nothing to save.
     signal.signal(signal.SIGTERM, _between_trainings)
     try:

@@ -1,0 +1,127 @@
+"""Stages of residual or plain blocks, one after the other or as a scan, with or without rematerialisation.
+
+Scanned, a stage's first block stands for itself, since it alone may change the shape, and all others are one block
+whose arrays have a leading axis. The program then has the length of one block, however deep the network is.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+from alexnet_resnet.models.context import Context
+from alexnet_resnet.models.draws import Draws
+
+# What the backward pass computes again instead of keeping it: nothing, or each block from its input.
+REMAT = ("none", "block")
+
+
+def run_stage(stage: nnx.Module, x: Float[Array, "N H W C"], remat: str, context: Context) -> Float[Array, "N h w D"]:
+    """Calls the blocks of a stage in turn, each under its number: an `nnx.List` of them, or a `ScannedStage`."""
+    if isinstance(stage, ScannedStage):
+        return stage(x, remat, context)
+    for number, block in enumerate(stage):
+        x = context.run(str(number), _run_alone, block, x, remat)
+    return x
+
+
+class ScannedStage(nnx.Module):
+    """Blocks of which all but the first are one, `rest`, whose arrays have a leading axis: the block's number less one.
+
+    The parameters start as those of blocks made one after the other, bit by bit, and activations have the same names.
+
+    Args:
+      first: the first block.
+      build: makes another one from the source of its keys.
+      others: how many there are.
+      rngs: the source of the 'params' key.
+    """
+
+    def __init__(self, first: nnx.Module, build: Callable[[nnx.Rngs], nnx.Module], others: int, rngs: nnx.Rngs):
+        self.first = first
+        self.rest = _stacked(build, others, rngs) if others else None
+        self.others = others
+
+    def __call__(self, x: Float[Array, "N H W C"], remat: str, context: Context) -> Float[Array, "N h w D"]:
+        x = context.run("0", _run_alone, self.first, x, remat)
+        if not self.others:
+            return x
+        call, params, stats = _functional(self.rest, context, remat)
+        # Moments that a block leaves behind come out of the scan in the place of those that went in.
+        x, (stats, named) = jax.lax.scan(lambda x, arrays: call(*arrays, x), x, (params, stats))
+        nnx.update(self.rest, stats)
+        for number in range(self.others):
+            _keep_all(context, str(number + 1), jax.tree.map(lambda values, number=number: values[number], named))
+        return x
+
+
+def _stacked(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Several blocks as one with a leading axis, drawn from the keys that they would draw one after the other."""
+    if not isinstance(rngs, Draws):
+        rngs = Draws(rngs.params())
+    first = rngs.params.drawn
+    block = build(rngs)
+    each = rngs.params.drawn - first
+    rngs.params.drawn = first + count * each
+    starts = first + each * jnp.arange(count)
+    arrays = jax.vmap(lambda start: nnx.state(build(rngs.starting(start))))(starts)
+    return nnx.merge(nnx.graphdef(block), arrays)
+
+
+def _functional(block: nnx.Module, context: Context, remat: str) -> tuple[Callable, PyTree, PyTree]:
+    """A block as a function of its parameters, its moments and x; what it gives are y, new moments and activations."""
+    graphdef, params, stats = nnx.split(block, nnx.Param, nnx.BatchStat)
+    collects = context.activations is not None
+
+    def call(params: PyTree, stats: PyTree, x: Array) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        own, named = nnx.merge(graphdef, params, stats, copy=True), {}
+        inner = Context(**{**vars(context), "activations": named if collects else None, "path": ""})
+        y = own(x, inner)
+        return y, (nnx.state(own, nnx.BatchStat), named | {"": y} if collects else {})
+
+    # Who collects activations keeps them.
+    return jax.checkpoint(call) if remat == "block" and not collects else call, params, stats
+
+
+def _run_alone(block: nnx.Module, x: Array, remat: str, context: Context) -> Array:
+    if remat == "none" or context.activations is not None:
+        return block(x, context)
+    call, params, stats = _functional(block, context, remat)
+    x, (stats, _) = call(params, stats, x)
+    nnx.update(block, stats)
+    return x
+
+
+def _keep_all(context: Context, block: str, named: dict[str, Array]) -> None:
+    """Keeps what a block collected under its number."""
+    for name, value in named.items():
+        context.keep(f"{block}/{name}" if name else block, value)
+
+
+def stack(tree: PyTree) -> PyTree:
+    """The parameters or moments of a written-out network in the form of the scanned one.
+
+    Args:
+      tree: nested dictionaries, in which a stage has its blocks' by number.
+    """
+    return {name: _stack_stage(value) if name.startswith("stage") else value for name, value in tree.items()}
+
+
+def unstack(tree: PyTree) -> PyTree:
+    """The inverse of `stack`."""
+    return {name: _unstack_stage(value) if name.startswith("stage") else value for name, value in tree.items()}
+
+
+def _stack_stage(blocks: dict) -> dict:
+    first, *rest = (blocks[key] for key in sorted(blocks, key=int))
+    return {"first": first} | ({"rest": jax.tree.map(lambda *leaves: jnp.stack(leaves), *rest)} if rest else {})
+
+
+def _unstack_stage(stage: dict) -> dict:
+    rest = []
+    if "rest" in stage:
+        count = len(jax.tree.leaves(stage["rest"])[0])
+        rest = [jax.tree.map(lambda leaf, number=number: leaf[number], stage["rest"]) for number in range(count)]
+    return dict(enumerate([stage["first"], *rest]))
