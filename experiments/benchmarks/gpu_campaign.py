@@ -71,7 +71,7 @@ def main() -> int:
     from experiments.benchmarks.campaign import stages
 
     device = ("", "", 0) if COLLECT_ONLY.value else devices(environment)
-    every = stages.stages(device[0], REHEARSE.value)
+    every = stages.stages(REHEARSE.value)
     chosen = choose([stage.name for stage in every])
     for field, folder in (("out", out), ("returns", returns)):
         try:

@@ -20,6 +20,9 @@ RECORD, LOG = "stage.json", "log.txt"
 DONE, FAILED, MISSING, STOPPED, NO_TIME, WAITING = "done", "failed", "missing", "stopped", "no time", "waiting"
 # A benchmark that takes this many times as long as expected, and this many seconds, is ended for the others' sake.
 PATIENCE, LEAST_PATIENCE = 3.0, 120.0
+# A benchmark that is expected to take longer than this share of a whole call is tried when that much is left: guesses
+# may be wrong, and it would never have its turn.
+SHARE = 0.7
 # A training is not started for fewer seconds of steps.
 LEAST_STEPS = 20.0
 TAIL = 15  # lines of its log that are told of a stage that failed
@@ -92,7 +95,7 @@ class Campaign:
         self._chosen = [stage for stage in self.stages if chosen is None or stage.name in chosen]
         self._root, self._environment, self._data = root, dict(environment), data
         self._after, self._clock, self._say = after, clock, say
-        self._told, self._insist = "", False
+        self._told, self._insist, self._whole = "", False, self.left()
         self.results = {stage.name: record(stage, out) for stage in self.stages}
 
     def left(self) -> float:
@@ -115,7 +118,8 @@ class Campaign:
             elif refused:
                 rows.append((stage, seconds, source, refused.text))
             else:
-                rows.append((stage, seconds, source, "all of it" if seconds <= left else "the first part of it"))
+                part = "the first part of it" if stage.kind == TRAINING else "if it is faster than that"
+                rows.append((stage, seconds, source, "all of it" if seconds <= left else part))
                 left -= min(seconds, left)
         return rows
 
@@ -125,7 +129,8 @@ class Campaign:
             return Result(MISSING, f"there is no {stage.arguments[1]}")
         if stage.kind == TRAINING and self._data:
             return Result(WAITING, self._data)
-        needed = min(seconds, stage.start + LEAST_STEPS) if stage.kind == TRAINING else seconds
+        least = stage.start + LEAST_STEPS if stage.kind == TRAINING else SHARE * self._whole
+        needed = min(seconds, least)
         if left < needed:
             return Result(NO_TIME, f"needs about {needed:,.0f} s, {max(left, 0):,.0f} s were left")
         return None

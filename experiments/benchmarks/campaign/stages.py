@@ -17,12 +17,15 @@ from experiments.study import cifar, plan
 
 BENCHMARK, TRAINING = "benchmark", "training"
 
-# Seconds of a training: its start, each layer's compilation, each layer's part of a step. Guesses that were written
-# before anything was measured, by the kind of device; what has run corrects them.
-GUESSES = {"gpu": dict(start=30.0, compile=1.0, step=1e-4), "cpu": dict(start=15.0, compile=0.5, step=2e-2)}
+# Seconds of a training: its start, each layer's compilation, each layer's part of a step; on a GPU, and in a rehearsal.
+# Guesses that were written before anything was measured; what has run corrects them.
+GUESSES = dict(start=30.0, compile=1.0, step=1e-4)
 REHEARSED = dict(start=8.0, compile=0.3, step=1e-3)
 # Seconds of a benchmark on a GPU and, with --quick, on a processor: guesses too.
-NUMERICS, LRN, LOOP, MEMORY = (90, 20), (60, 15), (120, 20), (180, 30)
+NUMERICS, LRN, LOOP, MEMORY, DEEPEST = (90, 20), (60, 15), (120, 20), (240, 30), (120, 30)
+# By the memory's benchmark: a case is a process with a compilation of its own, and 1,202 layers written out compile long.
+FORMS = ("--networks=resnet50,resnet110", "--batch_sizes=128", "--forms=plain,block,scan+block")
+DEEPEST_FORMS = ("--networks=resnet1202", "--batch_sizes=64", "--forms=scan+block")
 # Of the throughput, by what is asked of it: first what is to be accepted, then the others in pieces that fit into the
 # minutes that are left, each row more briefly.
 BRIEF = ("--rounds=3", "--seconds=1")
@@ -109,14 +112,9 @@ class Stage:
         return self.arguments[0] == "-m" and importlib.util.find_spec(self.arguments[1]) is None
 
 
-def stages(platform: str, rehearse: bool) -> list[Stage]:
-    """All stages, the most wanted first.
-
-    Args:
-      platform: 'gpu' or 'cpu', which the guesses are for; any other counts as a GPU.
-      rehearse: at the smallest sizes.
-    """
-    guesses = REHEARSED if rehearse else GUESSES.get(platform, GUESSES["gpu"])
+def stages(rehearse: bool) -> list[Stage]:
+    """All stages, the most wanted first; for a rehearsal at the smallest sizes."""
+    guesses = REHEARSED if rehearse else GUESSES
 
     def measured(name: str, seconds: tuple[float, float], module: str = "", *flags: str) -> Stage:
         quick = ("--quick",) if rehearse else ()
@@ -133,7 +131,8 @@ def stages(platform: str, rehearse: bool) -> list[Stage]:
             # The shallowest of the family: a rehearsal waits for the compiler.
             run = cifar.resnet(8, residual)
             run = dataclasses.replace(run, fields=run.fields | {"model.width": REHEARSED_WIDTH})
-        return _training(name, run, guesses, rehearse, depth, cifar.TABLE6[depth] if residual else None)
+        layers = 8 if rehearse else depth
+        return _training(name, run, guesses, rehearse, layers, cifar.TABLE6[depth] if residual else None)
 
     def author(variant: str) -> Stage:
         run = cifar.cuda_convnet(variant)
@@ -153,7 +152,8 @@ def stages(platform: str, rehearse: bool) -> list[Stage]:
         throughput("cifar"),
         throughput("float32"),
         throughput("rest"),
-        measured("memory", MEMORY),
+        measured("memory", MEMORY, "", *FORMS),
+        measured("memory_1202", DEEPEST, "memory", *DEEPEST_FORMS),
         resnet(56),
         resnet(32),
         resnet(44),
