@@ -219,6 +219,24 @@ def differences(old: Mapping | ConfigDict, new: Mapping | ConfigDict) -> list[st
     ]
 
 
+def lengthens(old: ConfigDict, new: ConfigDict) -> bool:
+    """Whether a run of `old` is how one of `new` begins.
+
+    That is where a longer `train.duration`, in the same unit, is all that differs, and nothing is a share of it: no
+    falls of the rate, no cosine, no warm-up in percent, no end of lighting.
+    """
+    lengths = [re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(step|epoch)s?\s*", each.train.duration) for each in (old, new)]
+    if not all(lengths) or lengths[0][2] != lengths[1][2] or float(lengths[0][1]) >= float(lengths[1][1]):
+        return False
+    optimizer, data = new.optimizer, new.data
+    shares = optimizer.schedule != "steps" or optimizer.boundaries or "%" in optimizer.warmup
+    if shares or (data.lighting != "none" and data.lighting_until < 1):
+        return False
+    same = old.copy_and_resolve_references()
+    same.train.duration = new.train.duration
+    return not differences(same, new)
+
+
 def steps(field: str, duration: str, steps_per_epoch: float, total_steps: int | None = None) -> int:
     """A duration such as '500 steps' or '1.5 epochs' in whole training steps, rounded to the nearest.
 

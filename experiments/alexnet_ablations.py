@@ -105,11 +105,11 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
             f"{ablation.what}: {label}", TEN, ablation.difference, without, base, note, outcome.budget(label)
         )
     for label in (BASE, UNDROPPED):
-        one = outcome.trained.get(label)
+        one = outcome.sound.get(label)
         error = 100 * one.final["train/error"] if one and "train/error" in one.final else None
         rows.append(
             Row(label, "training error (%), last report", None, error, budget=outcome.budget(label),
-                note="of random crops, with what is dropped dropped")
+                note="of random crops, with what is dropped dropped", missing=outcome.missing(label))
         )  # fmt: skip
     ours = [tuple(imagenet.points(found[TEN][label], base, k) for k in (1, 5)) for label in ABLATIONS]
     figure = imagenet.draw(

@@ -147,7 +147,7 @@ class Training:
         def move(path, x):
             return jax.device_put(np.nextafter(x, np.inf), x.sharding) if optimizer_lib.is_weight(path) else x
 
-        state = jax.jit(create, out_shardings=state_lib.shardings(self.network, self.optimizer, strategy))()
+        state = state_lib.jit_once(create, out_shardings=state_lib.shardings(self.network, self.optimizer, strategy))()
         if moved:
             state = dataclasses.replace(state, params=jax.tree_util.tree_map_with_path(move, state.params))
         return state

@@ -13,11 +13,12 @@ The picture is scikit-learn's china.jpg unless --image names another. Without a 
 for the --budget. Of a network in blocks the ends of its stages are shown; --layers names any others.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from alexnet_resnet.errors import UserError, check_at_least
-from experiments.study import Conclusion, Outcome, Row, Study, command, networks
-from experiments.study.networks import Named
+from experiments.study import Conclusion, Outcome, Row, Settings, Study, command, networks
 from experiments.study.report import Option
 
 FIGURE, POSITIVE = "feature_maps.png", "values above zero (%)"
@@ -36,6 +37,14 @@ def check(options) -> None:
         picture(options["image"], 3)
 
 
+def check_settings(settings: Settings) -> None:
+    """Refuses a layer that the network does not have."""
+    config = networks.config_of(settings)
+    known = networks.layers(config)
+    for layer in layers_of(known, settings.options["layers"]):
+        networks.check_layer("layers", layer, known, networks.name_of(config.model))
+
+
 def picture(image: str, channels: int) -> np.ndarray:
     """The picture of a file, or scikit-learn's, as a network of so many channels takes it."""
     from alexnet_resnet.data import photos
@@ -51,23 +60,22 @@ def picture(image: str, channels: int) -> np.ndarray:
     return pixels if channels == 3 else np.round(pixels.mean(-1, keepdims=True)).astype(np.uint8)
 
 
-def layers_of(named: Named, text: str) -> list[str]:
+def layers_of(known: Iterable[str], text: str) -> list[str]:
     """The layers that are shown: those that are named, or all that are not inside of a block."""
-    return text.split(",") if text else [name for name in named.classifier.activation_shapes if "/" not in name]
+    return [name.strip() for name in text.split(",")] if text else [name for name in known if "/" not in name]
 
 
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
     options, named = outcome.options, networks.load(outcome)
     if named is None:
-        return Conclusion(
-            [Row(name, POSITIVE) for name in (options["layers"].split(",") if options["layers"] else LAYERS)]
-        )
+        return Conclusion([Row(name, POSITIVE) for name in layers_of(LAYERS, options["layers"])])
     from alexnet_resnet.analysis import feature_maps
     from experiments.study import figures
 
     classifier, title = named.classifier, options["image"] or SAMPLE
     pixels = picture(options["image"], classifier.channels)
-    shown = feature_maps.layers(classifier, pixels, layers_of(named, options["layers"]))
+    names = layers_of(classifier.activation_shapes, options["layers"])
+    shown = feature_maps.layers(classifier, pixels, names)
     (probabilities,) = classifier.probabilities([pixels])
     best = int(probabilities.argmax())
     said = f"most probable: {classifier.label_names[best]}, {100 * probabilities[best]:.1f}%"
@@ -95,6 +103,7 @@ STUDY = Study(
         "maps": Option(16, "Maps of a layer at most."),
     },
     check=check,
+    check_settings=check_settings,
 )
 
 if __name__ == "__main__":

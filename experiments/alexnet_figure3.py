@@ -16,7 +16,7 @@ but AlexNet, has nothing to compare, and says so.
 """
 
 from alexnet_resnet.errors import UserError
-from experiments.study import Conclusion, Outcome, Row, Study, command, networks
+from experiments.study import Conclusion, Outcome, Row, Settings, Study, command, networks
 from experiments.study.networks import Named
 
 SECOND = "second_"
@@ -29,6 +29,16 @@ PROBABILITY, P_VALUE = "probability of more colour", "p-value (permutation)"
 def check(options) -> None:
     networks.check(options)
     networks.check(options, SECOND)
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuses networks whose kernels have no colours."""
+    for prefix in ("", SECOND):
+        config = networks.config_of(settings, prefix)
+        if config is not None and config.data.channels != 3:
+            where = settings.options[f"{prefix}workdir"]
+            field = f"--{prefix}workdir={where!r}" if where else "--set=data.channels"
+            raise UserError(f"{field}: expected a network of RGB pictures, found {config.data.channels} channel(s).")
 
 
 def first_layer(named: Named) -> str:
@@ -107,6 +117,7 @@ STUDY = Study(
     conclude=conclude,
     options=networks.options() | networks.options(SECOND, "a network drawn below"),
     check=check,
+    check_settings=check_settings,
 )
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m experiments.alexnet_figure4 --data_dir=TFDS --workdir=runs/alexnet
     python -m experiments.alexnet_figure4 --data_dir=TFDS --weights=resnet50.h5 --weights_format=keras --model=resnet:50
+    python -m experiments.alexnet_figure4 --dataset=folder --data_dir=FOLDER --split=val --workdir=runs/alexnet
 
 Krizhevsky et al. 2012, section 6.1 and figure 4. Left: eight test images with the five labels most probable to the
 network. Right: five test images and beside each the six training images whose 4,096-dimensional feature vectors in the
@@ -11,19 +12,20 @@ that training images chosen at random would have.
 
 Without a network named, AlexNet as run is trained for the --budget. A network without fc7 is asked for another layer,
 a ResNet for `pool` (2,048 values in ResNet-50), which the title and the rows then name. The pictures are the run's own,
-or imagenet2012's for published weights: --images of --split for the numbers, some of which are drawn as --seed has it,
-and --training_images of --train_split, spread evenly; 0 takes all. All 1.28 million of ImageNet would take 21 GB of
-fc7's values on disk, and a forward pass each.
+or imagenet2012's for published weights, unless --dataset names others of the same classes, such as a folder of images
+in --data_dir: --images of --split for the numbers, some of which are drawn as --seed has it, and --training_images of
+--train_split, spread evenly; 0 takes all. All 1.28 million of ImageNet would take 21 GB of fc7's values on disk, and a
+forward pass each.
 """
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
 from alexnet_resnet.errors import UserError, check_at_least
-from experiments.study import Conclusion, Outcome, Row, Study, command, networks
+from experiments.study import Conclusion, Outcome, Row, Settings, Study, command, networks
 from experiments.study.networks import Named
 from experiments.study.report import Option
 
@@ -60,19 +62,50 @@ class Seen:
 
 def check(options) -> None:
     networks.check(options)
-    for name, least in (("images", 0), ("training_images", 0)):
-        check_at_least(f"--{name}", options[name], least)
-
-
-def layer_of(named: Named, layer: str) -> str:
-    """The layer whose values are compared."""
-    shapes = named.classifier.activation_shapes
-    found = layer or next((name for name in LAYERS if name in shapes), "")
-    if found not in shapes:
+    for name in ("images", "training_images"):
+        check_at_least(f"--{name}", options[name], 0)
+    if options["dataset"] and not networks.is_given(options):
         raise UserError(
-            f"--layer={layer!r}: expected a layer of {named.title}, one of {', '.join(list(shapes)[-12:])}."
+            f"--dataset={options['dataset']!r}: expected --workdir or --weights with it; --set=data.dataset is for the "
+            "network that is trained here."
         )
-    return found
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuses a layer that the network does not have."""
+    config = networks.config_of(settings)
+    known = networks.layers(config)
+    layer = layer_of(settings.options["layer"], known)
+    networks.check_layer("layer", layer, known, networks.name_of(config.model))
+
+
+def check_files(settings: Settings) -> None:
+    """Refuses splits that there are not."""
+    load(settings)
+
+
+def layer_of(layer: str, known: Collection[str]) -> str:
+    """The layer whose values are compared."""
+    return layer or next((name for name in LAYERS if name in known), "")
+
+
+def splits_of(settings: Settings) -> dict[str, str]:
+    """Where test and training images are from, by the option that says so."""
+    data, options = networks.data_of(settings, settings.options["dataset"]), settings.options
+    test = options["split"] or data.test_split or data.validation_split
+    return {"split": test, "train_split": options["train_split"] or data.train_split}
+
+
+def load(settings: Settings):
+    """The test images and the training images.
+
+    Raises:
+      UserError: as `sources.load`.
+    """
+    from alexnet_resnet.data import sources
+
+    data = networks.data_of(settings, settings.options["dataset"])
+    return [sources.load(data, split, f"--{name}") for name, split in splits_of(settings).items()]
 
 
 def spread(total: int, count: int) -> np.ndarray:
@@ -196,21 +229,18 @@ def rows_of(
 
 
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
-    named, options = networks.load(outcome), outcome.options
-    if named is None:
+    settings, options = outcome.settings, outcome.options
+    if not networks.is_given(options) and networks.OWN.label not in outcome.sound:
         return Conclusion(rows_of(None, options["layer"], *[None] * 5))
-    from alexnet_resnet.data import sources
-
-    layer, data = layer_of(named, options["layer"]), named.data
-    splits = options["split"] or data.test_split or data.validation_split, options["train_split"] or data.train_split
-    tests, trainings = (
-        sources.load(data, split, field) for split, field in zip(splits, ("--split", "--train_split"), strict=True)
-    )
-    _check_classes(named, tests)
+    splits, (tests, trainings) = tuple(splits_of(settings).values()), load(settings)
+    named = networks.load(outcome)
+    layer = layer_of(options["layer"], named.classifier.activation_shapes)
+    for examples in (tests, trainings):
+        _check_classes(named, examples)
     test = look(named, tests, spread(len(tests), options["images"]), layer, labelled=True)
     training = look(named, trainings, spread(len(trainings), options["training_images"]), layer)
     found = find(test, training)
-    left, right = choose(test, training, outcome.settings.seed)
+    left, right = choose(test, training, settings.seed)
     photographs = options["photographs"]
     _draw_labels(named, tests, test, left, folder, photographs)
     _draw_nearest(named, layer, (tests, trainings), (test, training), found, right, folder, photographs)
@@ -233,9 +263,11 @@ def _check_classes(named: Named, examples) -> None:
 
     theirs, ours = labels.readable(tuple(examples.label_names)), named.classifier.label_names
     if theirs != ours:
+        place = next((n for n, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+        differ = "" if place is None else f"; class {place} is {theirs[place]!r} there and {ours[place]!r} here"
         raise UserError(
-            f"{examples.name}: expected the {len(ours)} classes of {named.title} in its order, found {len(theirs)}, "
-            f"the first of them {theirs[0]!r} where the network has {ours[0]!r}."
+            f"{examples.name}: expected the {len(ours)} classes of {named.title} in its order, found "
+            f"{len(theirs)}{differ}."
         )
 
 
@@ -292,6 +324,7 @@ STUDY = Study(
     options=networks.options()
     | {
         "layer": Option("", "The layer whose values are compared; fc7, or pool where there is none."),
+        "dataset": Option("", "Whose images they are, as in training: imagenet2012, folder; by default the network's."),
         "split": Option("", "Where test images are from; the run's test or validation split by default."),
         "images": Option(1000, "Test images that the numbers are of, spread evenly over the split; 0 for all."),
         "train_split": Option("", "Where the nearest are looked for; the run's training split by default."),
@@ -299,6 +332,8 @@ STUDY = Study(
         "photographs": Option(True, "Draw the pictures; --nophotographs draws their mean colours, to be passed on."),
     },
     check=check,
+    check_settings=check_settings,
+    check_files=check_files,
 )
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ two normalisations taken out and nothing else changed. Errors are of nine views,
 from experiments.study import Conclusion, Outcome, Row, Run, Study, cifar, command, figures, judged
 
 WITH, WITHOUT, PUBLISHED = "11pct (LRN)", "11pct without LRN", "13pct (no LRN)"
+NINE = "nine_crop"
 PAPER = {WITH: 11.0, WITHOUT: None, PUBLISHED: 13.0}
 
 
@@ -23,7 +24,7 @@ def runs(options) -> list[Run]:
 
 
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
-    found = {label: judged.judge([one], "nine_crop") for label, one in outcome.sound.items()}
+    found = {label: judged.judge([one], NINE) for label, one in outcome.sound.items()}
     errors = {label: judged.percent(row) for label, row in found.items()}
     rows = [
         Row(label, "test error (%), nine views", paper, errors.get(label), budget=outcome.budget(label),
@@ -47,6 +48,7 @@ STUDY = Study(
     source="Krizhevsky et al. 2012, section 3.3",
     runs=runs,
     conclude=conclude,
+    check_files=lambda settings: judged.check_files(runs(settings.options), settings, (NINE,)),
 )
 
 if __name__ == "__main__":

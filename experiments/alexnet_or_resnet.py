@@ -84,6 +84,11 @@ def runs(options) -> list[Run]:
     return [net.run for net in NETS[options["data"]]]
 
 
+def check_files(settings: Settings) -> None:
+    for net in NETS[settings.options["data"]]:
+        judged.check_files([net.run], settings, (net.views,))
+
+
 def size(run: Run, settings: Settings) -> tuple[float, float]:
     """Parameters and multiply-adds of one image, both in millions; counted, not trained."""
     from alexnet_resnet.analysis import summary
@@ -184,6 +189,7 @@ STUDY = Study(
     conclude=conclude,
     options={"data": Option("cifar10", "The images: cifar10 or imagenet2012.")},
     check=lambda options: check_choice("--data", options["data"], DATA),
+    check_files=check_files,
 )
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import os
 import numpy as np
 
 from alexnet_resnet.analysis import responses
-from alexnet_resnet.errors import check_at_least
+from alexnet_resnet.errors import UserError, check_at_least
 from alexnet_resnet.evaluation import inspection
-from experiments.study import Conclusion, Outcome, Row, Run, Study, cifar, command
+from alexnet_resnet.evaluation import runs as runs_lib
+from experiments.study import Conclusion, Outcome, Row, Run, Settings, Study, cifar, command, plan
 from experiments.study.cifar import depths
 from experiments.study.report import Option
 
@@ -62,6 +63,16 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
     return Conclusion(rows, names)
 
 
+def check_files(settings: Settings) -> None:
+    """Refuses more images than there are."""
+    from alexnet_resnet.data import sources
+
+    data, count = plan.resolve(runs(settings.options)[0], settings).data, settings.options["images"]
+    examples = sources.load(data, runs_lib.default_split(data), "data.test_split")
+    if count > len(examples):
+        raise UserError(f"--images={count}: expected at most {len(examples):,}, the images of {examples.name}.")
+
+
 def check(options) -> None:
     depths(options["depths"])
     check_at_least("--images", options["images"], 1)
@@ -78,6 +89,7 @@ STUDY = Study(
         "images": Option(1024, "Test images that the responses are taken over, in whole batches of 128."),
     },
     check=check,
+    check_files=check_files,
 )
 
 if __name__ == "__main__":

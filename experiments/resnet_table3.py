@@ -10,7 +10,7 @@ The authors' release of the last three gives their errors of one crop: 24.7 / 7.
 --weights judges published weights in place of a training; the table says which row is of such.
 """
 
-from experiments.study import Conclusion, Outcome, Run, Study, command, imagenet, published
+from experiments.study import Conclusion, Outcome, Run, Settings, Study, command, imagenet, judged, published
 from experiments.study.imagenet import CENTRE, TEN
 
 PAPER = {
@@ -40,35 +40,21 @@ def runs(options) -> list[Run]:
         *(imagenet.resnet(34, shortcut) for shortcut in "ABC"),
         *(imagenet.resnet(depth) for depth in (50, 101, 152)),
     ]
-    weights = published.parse(options["weights"], MODELS)
-    return [run for run in found if run.label not in weights]
+    return published.without(found, options, MODELS)
+
+
+def check_files(settings: Settings) -> None:
+    published.check_files(settings, MODELS, (TEN, CENTRE))
+    judged.check_files(runs(settings.options), settings, (TEN,))
 
 
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
-    weights = published.parse(outcome.options["weights"], MODELS)
-
-    def judge(label, views):
-        if label in weights:
-            return published.judge(weights[label], views, outcome.settings, folder)
-        return imagenet.judge(outcome, label, views)
-
-    found = {label: judge(label, TEN) for label in PAPER}
-    rows = []
-    for views, paper in ((TEN, PAPER), (CENTRE, RELEASED)):
-        for label, pair in paper.items():
-            judged = found[label] if views == TEN else judge(label, CENTRE)
-            said = [
-                "paper's column: the authors' release" if views == CENTRE else "",
-                weights[label].note if label in weights else imagenet.diverged(outcome, label),
-            ]
-            rows += imagenet.rows(label, views, pair, judged, outcome.budget(label), "; ".join(filter(None, said)))
-    names = [f"{label}*" if label in weights else label for label in PAPER]
-    ours = [imagenet.pair(found[label]) for label in PAPER]
-    figure = imagenet.draw(
-        folder, "table3.png", names, list(PAPER.values()), ours,
-        "error (%), ten views" + ("; * published weights" if weights else ""),
-    )  # fmt: skip
-    return Conclusion(rows, [figure])
+    table = published.Table(outcome, MODELS, folder)
+    found = {label: table.judge(label, TEN) for label in PAPER}
+    rows = [row for label, pair in PAPER.items() for row in table.rows(label, TEN, pair, found[label])]
+    for label, pair in RELEASED.items():
+        rows += table.rows(label, CENTRE, pair, table.judge(label, CENTRE), "paper's column: the authors' release")
+    return Conclusion(rows, [table.draw("table3.png", PAPER, found, TEN)])
 
 
 STUDY = Study(
@@ -79,6 +65,7 @@ STUDY = Study(
     conclude=conclude,
     options={"weights": published.OPTION},
     check=lambda options: published.parse(options["weights"], MODELS) and None,
+    check_files=check_files,
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ He et al. 2016, table 4, validation set, top-1 / top-5: ResNet-34 B 21.84 / 5.71
 those of resnet_table3; --weights as there.
 """
 
-from experiments.study import Conclusion, Outcome, Run, Study, command, imagenet, published
+from experiments.study import Conclusion, Outcome, Run, Settings, Study, command, imagenet, judged, published
 from experiments.study.imagenet import SCALES
 
 PAPER = {
@@ -23,27 +23,19 @@ MODELS = {label: f"resnet:{label.split('-')[1].split()[0]}" for label in PAPER i
 
 
 def runs(options) -> list[Run]:
-    weights = published.parse(options["weights"], MODELS)
-    return [run for run in imagenet.best_residual_nets() if run.label not in weights]
+    return published.without(imagenet.best_residual_nets(), options, MODELS)
+
+
+def check_files(settings: Settings) -> None:
+    published.check_files(settings, MODELS, (SCALES,))
+    judged.check_files(runs(settings.options), settings, (SCALES,))
 
 
 def conclude(outcome: Outcome, folder: str) -> Conclusion:
-    weights = published.parse(outcome.options["weights"], MODELS)
-    rows, found = [], {}
-    for label, paper in PAPER.items():
-        if label in weights:
-            found[label] = published.judge(weights[label], SCALES, outcome.settings, folder)
-            note = weights[label].note
-        else:
-            found[label] = imagenet.judge(outcome, label, SCALES)
-            note = imagenet.diverged(outcome, label)
-        rows += imagenet.rows(label, SCALES, paper, found[label], outcome.budget(label), note)
-    names = [f"{label}*" if label in weights else label for label in PAPER]
-    figure = imagenet.draw(
-        folder, "table4.png", names, list(PAPER.values()), [imagenet.pair(found[label]) for label in PAPER],
-        "error (%), five scales" + ("; * published weights" if weights else ""),
-    )  # fmt: skip
-    return Conclusion(rows, [figure])
+    table = published.Table(outcome, MODELS, folder)
+    found = {label: table.judge(label, SCALES) for label in PAPER}
+    rows = [row for label, pair in PAPER.items() for row in table.rows(label, SCALES, pair, found[label])]
+    return Conclusion(rows, [table.draw("table4.png", PAPER, found, SCALES)])
 
 
 STUDY = Study(
@@ -54,6 +46,7 @@ STUDY = Study(
     conclude=conclude,
     options={"weights": published.OPTION},
     check=lambda options: published.parse(options["weights"], MODELS) and None,
+    check_files=check_files,
 )
 
 if __name__ == "__main__":

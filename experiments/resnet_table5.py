@@ -10,7 +10,7 @@ resnet_table4. All images are judged whole at five scales, as there.
 """
 
 from experiments.resnet_table4 import PAPER as SINGLE
-from experiments.study import Conclusion, Outcome, Run, Study, command, imagenet
+from experiments.study import Conclusion, Outcome, Run, Study, command, imagenet, judged
 from experiments.study.imagenet import NONE, SCALES
 
 SECOND = "ResNet-152 of another seed"
@@ -54,6 +54,7 @@ STUDY = Study(
     source="He et al. 2016, table 5",
     runs=runs,
     conclude=conclude,
+    check_files=lambda settings: judged.check_files(runs(settings.options), settings, (SCALES,)),
 )
 
 if __name__ == "__main__":

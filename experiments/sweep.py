@@ -145,7 +145,9 @@ def conclude(outcome: Outcome, folder: str) -> Conclusion:
         missing = next(filter(None, (outcome.missing(run.label) for run in members)), "")
         rows.append(Row(name, measure, None, mean, spread, budget=budget, note=note, missing=missing))
         points.append((name, errors))
-    figure, ((axes,),) = figures.new(6.4, 1.2 + 0.35 * len(points))
+    # About a tenth of an inch a letter of the longest name, at the left of the panel.
+    longest = max(len(name) for name, _ in points)
+    figure, ((axes,),) = figures.new(5.4 + 0.08 * longest, 1.2 + 0.35 * len(points))
     for place, (_, errors) in enumerate(points):
         axes.plot(errors, [place] * len(errors), "o", color="C0", alpha=0.6)
         if errors:

@@ -64,6 +64,7 @@ class Audit:
         (`memory_analysis().temp_size_in_bytes`). It is as large as what lives there at the worst moment: activations
         that the backward pass needs, gradients, and the operations' scratch memory. Another compiler has another
         figure.
+      operations: floating-point operations of one device, as the compiler counts them (`cost_analysis()`).
     """
 
     network: str
@@ -76,6 +77,7 @@ class Audit:
     parameter_bytes: int
     optimizer_bytes: int
     temporary_bytes: int
+    operations: float
 
     def received(self, layer: str, direction: str) -> int:
         """The bytes that each device receives for a layer."""
@@ -170,6 +172,7 @@ def audit(config, strategy: Strategy) -> Audit:
         parameter_bytes=_held(state.params),
         optimizer_bytes=_held(state.opt_state),
         temporary_bytes=program.memory_analysis().temp_size_in_bytes,
+        operations=float(program.cost_analysis()["flops"]),
     )
 
 

@@ -59,7 +59,7 @@ def fresh(config: ConfigDict) -> nnx.Module:
             "which `opened` gives."
         )
     network = state_lib.from_config(config)
-    params, batch_stats = jax.jit(network.init)(jax.random.key(config.seed))
+    params, batch_stats = state_lib.jit_once(network.init)(jax.random.key(config.seed))
     return nnx.merge(network.graphdef, params, batch_stats, copy=True)
 
 

@@ -42,25 +42,56 @@ def restore(workdir: str, checkpoint: str, sharding: jax.sharding.Sharding) -> t
       UserError: no such run, no such checkpoint, or a damaged one.
     """
     config = workdir_lib.read_config(workdir)
-    checkpoints = Checkpoints(os.path.join(workdir, workdir_lib.CHECKPOINTS), read_only=True)
+    checkpoints = _checkpoints(workdir)
     try:
-        steps = hosts.gather(checkpoints.steps())[0]
-        if not steps:
-            raise hosts.Refused(f"workdir={workdir!r}: expected a finished checkpoint, found none yet.")
-        # Only then: another checkpoint can be judged though the best one's error is damaged.
-        best = checkpoints.best_step() if checkpoint == "best" else None
-        named = {"last": steps[-1], "best": steps[-1] if best is None else best, **{str(s): s for s in steps}}
-        if checkpoint not in named:
-            raise hosts.Refused(f"checkpoint={checkpoint!r}: expected one of {', '.join(map(repr, named))}.")
+        steps = _steps(workdir, checkpoints)
+        step = _named(checkpoints, steps, checkpoint)
         network = state_lib.from_config(config)
         optimizer = optimizer_lib.create(config.optimizer, lambda step: 0.0)
         like = state_lib.like(config, network, optimizer, sharding)
-        return config, checkpoints.restore(like, named[checkpoint])
+        return config, checkpoints.restore(like, step)
     except Damaged as error:
         kind = UserError if error.alone else hosts.Refused
         raise kind(f"{error}; --checkpoint chooses another of the steps {steps}.") from error
     finally:
         checkpoints.close()
+
+
+def check_checkpoint(workdir: str, checkpoint: str) -> None:
+    """Makes sure that a run has a checkpoint, of which nothing is read.
+
+    Raises:
+      UserError: no such run or no such checkpoint, or which is the best one cannot be told.
+    """
+    workdir_lib.read_config(workdir)
+    checkpoints = _checkpoints(workdir)
+    try:
+        _named(checkpoints, _steps(workdir, checkpoints), checkpoint)
+    except Damaged as error:
+        raise UserError(f"{error}; --checkpoint chooses another.") from error
+    finally:
+        checkpoints.close()
+
+
+def _checkpoints(workdir: str) -> Checkpoints:
+    return Checkpoints(os.path.join(workdir, workdir_lib.CHECKPOINTS), read_only=True)
+
+
+def _steps(workdir: str, checkpoints: Checkpoints) -> list[int]:
+    steps = hosts.gather(checkpoints.steps())[0]
+    if not steps:
+        raise hosts.Refused(f"workdir={workdir!r}: expected a finished checkpoint, found none yet.")
+    return steps
+
+
+def _named(checkpoints: Checkpoints, steps: list[int], checkpoint: str) -> int:
+    """The step of the checkpoint of a name."""
+    # Only then: another checkpoint can be judged though the best one's error is damaged.
+    best = checkpoints.best_step() if checkpoint == "best" else None
+    named = {"last": steps[-1], "best": steps[-1] if best is None else best, **{str(s): s for s in steps}}
+    if checkpoint not in named:
+        raise hosts.Refused(f"checkpoint={checkpoint!r}: expected one of {', '.join(map(repr, named))}.")
+    return named[checkpoint]
 
 
 def member(

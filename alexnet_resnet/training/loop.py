@@ -381,7 +381,7 @@ def _start(config, network, optimizer, training, loader, strategy, checkpoints) 
             print if hosts.is_first() else lambda text: None,
             normalisation.Helpers(jax.process_index(), jax.process_count(), hosts.gather),
         )
-        state = jax.jit(create, out_shardings=state_lib.shardings(network, optimizer, strategy))(*measured)
+        state = state_lib.jit_once(create, out_shardings=state_lib.shardings(network, optimizer, strategy))(*measured)
         state = initial.begin(config, state, network, optimizer, strategy)
         if config.train.init_from:
             # The other run may have another end by the next start.

@@ -39,7 +39,7 @@ def write_atomically(path: str, text: str) -> None:
 
 
 def check(workdir: str, config: ConfigDict) -> None:
-    """Makes sure that the folder is this run's or free, without writing anything.
+    """Makes sure that the folder is this run's, the beginning of it (`config.lengthens`) or free; writes nothing.
 
     Raises:
       UserError: it belongs to a run whose configuration gives other results, or cannot be told.
@@ -49,8 +49,9 @@ def check(workdir: str, config: ConfigDict) -> None:
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise UserError(f"workdir={workdir!r}: expected a folder, found a file.")
     if os.path.exists(os.path.join(workdir, CONFIG)):
-        changed = config_lib.differences(read_config(workdir), config)
-        if changed:
+        old = read_config(workdir)
+        changed = config_lib.differences(old, config)
+        if changed and not config_lib.lengthens(old, config):
             raise UserError(
                 f"workdir={workdir!r} belongs to another configuration, which differs in {'; '.join(changed)}: "
                 "expected the same one, or another --workdir."
@@ -80,7 +81,8 @@ def claim(workdir: str, config: ConfigDict, dataset: dict) -> Iterator[None]:
             if not os.path.exists(os.path.join(workdir, DATASET)):
                 write_atomically(os.path.join(workdir, DATASET), json.dumps(dataset, indent=2) + "\n")
             check_dataset(workdir, dataset)
-            if not os.path.exists(os.path.join(workdir, CONFIG)):
+            known = os.path.exists(os.path.join(workdir, CONFIG))
+            if not known or config_lib.lengthens(read_config(workdir), config):
                 text = json.dumps(json.loads(config.to_json()), indent=2)
                 write_atomically(os.path.join(workdir, CONFIG), text + "\n")
         except BlockingIOError as error:

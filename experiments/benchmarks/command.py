@@ -18,6 +18,13 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each contender is measured
 SECONDS = flags.DEFINE_float("seconds", 2.0, "How long each measurement is at least.")
 
 
+def own_flags() -> flags.FlagValues:
+    """A module's own flags, for `flags.DEFINE_...(flag_values=...)`: others may have flags of the same names."""
+    own = flags.FlagValues()
+    own.mark_as_parsed()
+    return own
+
+
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
     """What a benchmark is, besides its flags.
@@ -27,6 +34,7 @@ class Benchmark:
       measure: makes the measurements; returns what the JSON holds besides `machine`.
       table: the result, as text, without the heading that tells where it was measured.
       draw: draws the result into a file; None for a benchmark without a chart.
+      own: the flags of `own_flags`, of its module and those that it leans on.
       status: the command's exit status, for a benchmark that also is a check; None for 0.
     """
 
@@ -34,14 +42,22 @@ class Benchmark:
     measure: Callable[[], dict]
     table: Callable[[dict], str]
     draw: Callable[[dict, str], None] | None = None
+    own: tuple[flags.FlagValues, ...] = ()
     status: Callable[[dict], int] | None = None
 
 
 def main(benchmark: Benchmark) -> None:
-    """Runs a benchmark's command; to be called once, by its module, after its own flags are defined."""
-    for flag in (OUT, QUICK, ROUNDS, SECONDS):
-        flags.declare_key_flag(flag.name)
-    cli.run(lambda: _main(benchmark))
+    """Runs a benchmark's command; to be called once, by its module."""
+    run(lambda: _main(benchmark), *benchmark.own)
+
+
+def run(main: Callable[[], None], *own: flags.FlagValues) -> None:
+    """Runs a command with the flags of this module and its own, all of which --help lists."""
+    for values in own:
+        flags.FLAGS.append_flag_values(values)
+    for name in (OUT.name, QUICK.name, ROUNDS.name, SECONDS.name, *(name for values in own for name in values)):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    cli.run(main)
 
 
 def _main(benchmark: Benchmark) -> int:

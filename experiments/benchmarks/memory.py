@@ -26,14 +26,19 @@ from experiments.benchmarks.memory_case import FORMS, NETWORKS, Case
 
 # A processor takes half an hour to compile a thousand layers that are written out, and a minute a step for the others.
 SLOW = {("resnet1202", "plain"), ("resnet1202", "block"), ("resnet1202", "parts")}
-QUICK = [("resnet20", "plain", 4), ("resnet20", "scan+block", 4)]
+QUICK = [("resnet20", "scan+block", 4)]
 GIB = 2**30
 LIMIT = 8 * GIB
 
-NAMES = flags.DEFINE_list("networks", list(NETWORKS), f"Networks, out of {', '.join(NETWORKS)}.")
-SIZES = flags.DEFINE_list("batch_sizes", [], "Images a step; by default by the network and the device.")
-FORM_NAMES = flags.DEFINE_list("forms", list(FORMS), f"Forms, out of {', '.join(FORMS)}.")
-ALL = flags.DEFINE_bool("all", False, "Also what takes a processor half an hour: ResNet-1202 written out.")
+FLAGS = command.own_flags()
+NAMES = flags.DEFINE_list("networks", list(NETWORKS), f"Networks, out of {', '.join(NETWORKS)}.", flag_values=FLAGS)
+SIZES = flags.DEFINE_list(
+    "batch_sizes", [], "Images a step; by default by the network and the device.", flag_values=FLAGS
+)
+FORM_NAMES = flags.DEFINE_list("forms", list(FORMS), f"Forms, out of {', '.join(FORMS)}.", flag_values=FLAGS)
+ALL = flags.DEFINE_bool(
+    "all", False, "Also what takes a processor half an hour: ResNet-1202 written out.", flag_values=FLAGS
+)
 
 
 def cases(networks, forms, sizes, on_cpu: bool, all_of_them: bool) -> list[Case]:
@@ -126,4 +131,4 @@ def draw(result: dict, path: str) -> None:
 
 
 if __name__ == "__main__":
-    command.main(command.Benchmark("memory", measure, table, draw))
+    command.main(command.Benchmark("memory", measure, table, draw, (FLAGS,)))

@@ -6,13 +6,13 @@ import json
 import jax
 from absl import flags
 
-from alexnet_resnet import cli
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel.host import peak_memory
 from experiments.benchmarks import command, training_steps
 from experiments.study import plan
 
-ONE = flags.DEFINE_string("one", "", "NETWORK,FORM,BATCH such as resnet20,plain,128.")
+FLAGS = command.own_flags()
+ONE = flags.DEFINE_string("one", "", "NETWORK,FORM,BATCH such as resnet20,plain,128.", flag_values=FLAGS)
 
 # With the batch sizes on processors and on accelerators.
 NETWORKS = {
@@ -81,4 +81,4 @@ def case_of(text: str) -> Case:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: print(json.dumps(measure_here(case_of(ONE.value))), flush=True))
+    command.run(lambda: print(json.dumps(measure_here(case_of(ONE.value))), flush=True), FLAGS)

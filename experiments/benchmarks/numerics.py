@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.numerics --out=results/numerics
 
 A check to run before anything else on a device: the table names what was compared, with what, the largest difference
-and the tolerance; the exit status is 1 if one is beyond it. Written to numerics.txt and .json. Perhaps two minutes on a GPU; on two
-CPU cores two and a half of processor time, most of it the compiler's.
+and the tolerance; the exit status is 1 if one is beyond it. Written to numerics.txt and .json. Two minutes and a half
+of processor time on a CPU, most of it the compiler's; on a GPU not measured yet.
 
 A difference is the largest absolute one, as a share of the reference's largest absolute value; 0 is asked of what has
 to be equal: the draws of dropout, crops and flips, and values that are only moved. Arithmetic is compared with formulas

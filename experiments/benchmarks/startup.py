@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -38,9 +37,14 @@ NETWORKS = {
 STARTS = {"none": "no cache", "empty": "first start", "filled": "second start"}
 FORMS = ("written out", "scanned")
 
-NAMES = flags.DEFINE_list("networks", ["resnet20", "resnet110"], f"Those started, out of {', '.join(NETWORKS)}.")
-DEPTHS = flags.DEFINE_list("depths", ["20", "56", "110", "1202"], "Depths of the CIFAR-10 network that are compiled.")
-LIMIT = flags.DEFINE_integer("limit", 600, "Seconds after which a compilation is given up.")
+FLAGS = command.own_flags()
+NAMES = flags.DEFINE_list(
+    "networks", ["resnet20", "resnet110"], f"Those started, out of {', '.join(NETWORKS)}.", flag_values=FLAGS
+)
+DEPTHS = flags.DEFINE_list(
+    "depths", ["20", "56", "110", "1202"], "Depths of the CIFAR-10 network that are compiled.", flag_values=FLAGS
+)
+LIMIT = flags.DEFINE_integer("limit", 600, "Seconds after which a compilation is given up.", flag_values=FLAGS)
 
 FIRST = "step 1/"
 
@@ -106,14 +110,14 @@ def import_seconds() -> float:
     return time.perf_counter() - begun
 
 
-def starts(networks: Sequence[str], rounds: int) -> list[dict]:
-    """A row for each network and each state of the cache."""
+def starts(networks: Sequence[str], kinds: Sequence[str], rounds: int) -> list[dict]:
+    """A row for each network and each state of the cache, out of `STARTS`."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "noise.npz")
         noise(data, 512)
         for network in networks:
-            seconds = {kind: [] for kind in STARTS}
+            seconds = {kind: [] for kind in kinds}
             for number in range(rounds):
                 place = os.path.join(folder, f"{network}-{number}")
                 for kind, taken in seconds.items():
@@ -134,11 +138,11 @@ def starts(networks: Sequence[str], rounds: int) -> list[dict]:
     return rows
 
 
-def compilations(depths: Sequence[int]) -> list[dict]:
-    """A row for each depth and form."""
+def compilations(depths: Sequence[int], forms: Sequence[str]) -> list[dict]:
+    """A row for each depth and form, out of `FORMS`."""
     rows = []
     for depth in depths:
-        for form in FORMS:
+        for form in forms:
             arguments = [f"--depth={depth}", *["--scan"] * (form == "scanned"), *["--quick"] * command.QUICK.value]
             found = processes.run(startup_case.__name__, arguments, LIMIT.value)
             said = found.get("failure") or f"{found['trace_seconds']:.1f} + {found['compile_seconds']:.1f} s"
@@ -156,11 +160,10 @@ def measure() -> dict:
             raise UserError(f"depths={depth!r}: expected numbers of layers 6n + 2, such as 20,110.")
     check_at_least("limit", LIMIT.value, 1)
     quick = command.QUICK.value
-    networks = ["digits"] if quick else NAMES.value
-    depths = [8] if quick else [int(depth) for depth in DEPTHS.value]
     imports = statistics.median(import_seconds() for _ in range(command.rounds()))
-    rows = starts(networks, command.rounds())
-    return dict(import_seconds=imports, starts=rows, compilations=compilations(depths), requirements=judge(rows))
+    rows = starts(["digits"] if quick else NAMES.value, list(STARTS)[quick:], command.rounds())
+    compiled = compilations([8], FORMS[1:]) if quick else compilations([int(d) for d in DEPTHS.value], FORMS)
+    return dict(import_seconds=imports, starts=rows, compilations=compiled, requirements=judge(rows))
 
 
 def judge(rows: list[dict]) -> list[dict]:
@@ -177,7 +180,9 @@ def judge(rows: list[dict]) -> list[dict]:
 def table(result: dict) -> str:
     """The result as text."""
     lines = [f"importing takes {result['import_seconds']:.1f} s of each start", ""]
-    lines.append(f"{'seconds to the first step':<28}" + "".join(f"{word:>10}" for word in ("median", "lowest", "highest")))
+    lines.append(
+        f"{'seconds to the first step':<28}" + "".join(f"{word:>10}" for word in ("median", "lowest", "highest"))
+    )
     for row in result["starts"]:
         name = f"{row['network']}, {STARTS[row['cache']]}"
         lines.append(f"{name:<28}{row['seconds']:10.1f}{row['lowest']:10.1f}{row['highest']:10.1f}")
@@ -203,6 +208,8 @@ def draw(result: dict, path: str) -> None:
     networks = list(dict.fromkeys(row["network"] for row in result["starts"]))
     for place, (kind, title) in enumerate(STARTS.items()):
         rows = [row for row in result["starts"] if row["cache"] == kind]
+        if not rows:
+            continue
         heights = [row["seconds"] for row in rows]
         spread = [[r["seconds"] - r["lowest"] for r in rows], [r["highest"] - r["seconds"] for r in rows]]
         places = [number + 0.27 * (place - 1) for number in range(len(rows))]
@@ -216,7 +223,9 @@ def draw(result: dict, path: str) -> None:
         for field, style in (("compile_seconds", "-"), ("trace_seconds", ":")):
             label = f"{form}, {'compiling' if field.startswith('c') else 'tracing'}"
             colour = f"C{FORMS.index(form)}"
-            right.plot([r["depth"] for r in rows], [r[field] for r in rows], style, marker=marker, color=colour, label=label)
+            right.plot(
+                [r["depth"] for r in rows], [r[field] for r in rows], style, marker=marker, color=colour, label=label
+            )
     right.set(xlabel="layers", ylabel="seconds", xscale="log", yscale="log")
     depths = sorted({row["depth"] for row in result["compilations"]})
     right.set_xticks(depths, map(str, depths))
@@ -228,4 +237,4 @@ def draw(result: dict, path: str) -> None:
 
 
 if __name__ == "__main__":
-    command.main(command.Benchmark("startup", measure, table, draw))
+    command.main(command.Benchmark("startup", measure, table, draw, (FLAGS,)))

@@ -3,13 +3,14 @@
 import json
 import time
 
+import jax
 from absl import flags
 
-from alexnet_resnet import cli
 from experiments.benchmarks import command, timing, training_steps
 
-DEPTH = flags.DEFINE_integer("depth", 20, "Layers, 6n + 2.")
-SCAN = flags.DEFINE_bool("scan", False, "Each stage's blocks in a loop.")
+FLAGS = command.own_flags()
+DEPTH = flags.DEFINE_integer("depth", 20, "Layers, 6n + 2.", flag_values=FLAGS)
+SCAN = flags.DEFINE_bool("scan", False, "Each stage's blocks in a loop.", flag_values=FLAGS)
 
 
 def measure_here() -> dict:
@@ -18,7 +19,7 @@ def measure_here() -> dict:
     config.model.depth, config.model.scan = DEPTH.value, SCAN.value
     if command.QUICK.value:
         config.model.width = 0.25
-    step, shapes, batch = training_steps.lowerable(config)
+    step, shapes, batch, _ = training_steps.lowerable(config, jax.devices()[:1])
     with timing.without_cache():
         begun = time.perf_counter()
         lowered = step.lower(shapes, batch)
@@ -32,4 +33,4 @@ def measure_here() -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: print(json.dumps(measure_here()), flush=True))
+    command.run(lambda: print(json.dumps(measure_here()), flush=True), FLAGS)

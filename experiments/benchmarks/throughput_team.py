@@ -15,16 +15,22 @@ from collections.abc import Callable, Iterator
 import jax
 from absl import flags
 
-from alexnet_resnet import cli
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import strategies
 from experiments.benchmarks import blueprints, command, timing, training_steps
 
-NETWORK = flags.DEFINE_string("network", None, "The network that a process of its own measures.")
-DTYPE = flags.DEFINE_string("dtype", None, "The type that it computes in.")
-BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["0"], "Images of a step, on all devices together; 0 for the default.")
-PEERS = flags.DEFINE_list("peers", ["torch", "linen", "nnx"], "Whom to measure beside ours: torch, linen, nnx.")
-TORCH_COMPILE = flags.DEFINE_bool("torch_compile", None, "Compile torch's networks; by default on a GPU only.")
+FLAGS = command.own_flags()
+NETWORK = flags.DEFINE_string("network", None, "The network that a process of its own measures.", flag_values=FLAGS)
+DTYPE = flags.DEFINE_string("dtype", None, "The type that it computes in.", flag_values=FLAGS)
+BATCH_SIZES = flags.DEFINE_list(
+    "batch_sizes", ["0"], "Images of a step, on all devices together; 0 for the default.", flag_values=FLAGS
+)
+PEERS = flags.DEFINE_list(
+    "peers", ["torch", "linen", "nnx"], "Whom to measure beside ours: torch, linen, nnx.", flag_values=FLAGS
+)
+TORCH_COMPILE = flags.DEFINE_bool(
+    "torch_compile", None, "Compile torch's networks; by default on a GPU only.", flag_values=FLAGS
+)
 
 OURS = "ours"
 # The networks that each peer has. torch has all.
@@ -230,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main, FLAGS)

@@ -36,10 +36,11 @@ from experiments.benchmarks import command, throughput_team, timing
 from experiments.benchmarks.throughput_team import LOST, OURS
 from experiments.benchmarks.training_steps import DTYPES, TITLES
 
-NETWORKS = flags.DEFINE_list("networks", list(TITLES), f"Networks, out of {', '.join(TITLES)}.")
-TYPES = flags.DEFINE_list("dtypes", list(DTYPES), f"Types that they compute in, out of {', '.join(DTYPES)}.")
-for flag in (throughput_team.BATCH_SIZES, throughput_team.PEERS, throughput_team.TORCH_COMPILE):
-    flags.declare_key_flag(flag.name)
+FLAGS = command.own_flags()
+NETWORKS = flags.DEFINE_list("networks", list(TITLES), f"Networks, out of {', '.join(TITLES)}.", flag_values=FLAGS)
+TYPES = flags.DEFINE_list(
+    "dtypes", list(DTYPES), f"Types that they compute in, out of {', '.join(DTYPES)}.", flag_values=FLAGS
+)
 
 PASSED_ON = ("batch_sizes", "peers", "torch_compile", "quick", "rounds", "seconds")
 COLOURS = {OURS: "C0", "torch": "C1", "linen": "C2", "nnx": "C3"}
@@ -83,11 +84,15 @@ def latest(rows) -> list[dict]:
 
 
 def _in_a_process(network: str, dtype: str) -> list[dict]:
-    own = [flags.FLAGS[name].serialize() for name in PASSED_ON]
+    own = [_flag(name).serialize() for name in PASSED_ON]
     arguments = [f"--network={network}", f"--dtype={dtype}", *filter(None, own)]
     team = [sys.executable, "-m", throughput_team.__name__, *arguments]
     done = subprocess.run(team, stdout=subprocess.PIPE, text=True)
     return finished(done.stdout, done.returncode)
+
+
+def _flag(name: str) -> flags.Flag:
+    return (throughput_team.FLAGS if name in throughput_team.FLAGS else flags.FLAGS)[name]
 
 
 def finished(printed: str, status: int) -> list[dict]:
@@ -211,7 +216,7 @@ def _bar(axes, place: float, row: dict, colour: str) -> None:
     axes.text(place, rate["highest"] * 1.15, note, ha="center", va="bottom", fontsize=7)
 
 
-BENCHMARK = command.Benchmark("train_throughput", measure, table, draw)
+BENCHMARK = command.Benchmark("train_throughput", measure, table, draw, (FLAGS, throughput_team.FLAGS))
 
 if __name__ == "__main__":
     command.main(BENCHMARK)

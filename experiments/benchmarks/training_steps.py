@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from alexnet_resnet.analysis import summary
 from alexnet_resnet.ops import lighting
@@ -115,11 +116,11 @@ def colours(data) -> np.ndarray:
     return axes.astype(np.float32)
 
 
-def create(config, devices: Sequence[jax.Device]) -> tuple[jax.stages.Compiled, float, Callable[[int], dict]]:
-    """Our compiled training step over some devices.
+def lowerable(config, devices: Sequence[jax.Device]) -> tuple[Callable, PyTree, dict[str, jax.Array], Callable]:
+    """Our jitted training step over some devices, and what it is compiled for.
 
     Returns:
-      The program, the seconds that tracing and compiling it took, and a contender for `timing.measure`.
+      The step; the shapes of a state, laid out; a batch; and a function without arguments that makes a state.
 
     Raises:
       UserError: as `strategies.create` and `objective.check`.
@@ -133,13 +134,25 @@ def create(config, devices: Sequence[jax.Device]) -> tuple[jax.stages.Compiled, 
     data = config.data
     side = 1 if data.mean == "none" else data.canvas_size
     mean = jnp.full((side, side, data.channels), 127.5)
-    start = functools.partial(state_lib.create, network, optimizer, config.seed)
+    create_state = functools.partial(state_lib.create, network, optimizer, config.seed)
     objective = objective_lib.create(config, steps)
     step = step_lib.compile_train_step(network, optimizer, rate, strategy, data, objective)
     shapes = strategy.place(state_lib.like(config, network, optimizer, strategy.everywhere))
-    images = batch(config, strategy)
+    shardings = state_lib.shardings(network, optimizer, strategy)
+    start = functools.partial(jax.jit(create_state, out_shardings=shardings), mean, colours(data))
+    return step, shapes, batch(config, strategy), start
+
+
+def create(config, devices: Sequence[jax.Device]) -> tuple[jax.stages.Compiled, float, Callable[[int], dict]]:
+    """Our compiled training step over some devices.
+
+    Returns:
+      The program, the seconds that tracing and compiling it took, and a contender for `timing.measure`.
+
+    Raises:
+      UserError: as `lowerable`.
+    """
+    step, shapes, images, start = lowerable(config, devices)
     program, seconds = timing.compiled(step, shapes, images)
     # After that: what does not fit is known before the state takes its memory.
-    shardings = state_lib.shardings(network, optimizer, strategy)
-    state = jax.jit(start, out_shardings=shardings)(mean, colours(data))
-    return program, seconds, timing.onwards(program, state, images)
+    return program, seconds, timing.onwards(program, start(), images)

@@ -105,7 +105,12 @@ def chosen(runs: Sequence[Run], only: Sequence[str], task: int | None = None) ->
 
 
 def announce(study: Study, settings: Settings) -> list[str]:
-    """What a study would train and how long that may take, as lines."""
+    """What a study would train and how long that may take, as lines.
+
+    Raises:
+      UserError: as `perform`, but for what is wrong with files.
+    """
+    study.check_settings(settings)
     runs = study.runs(settings.options)
     lines = [f"{study.name}: {study.title} ({study.source})"]
     total, unknown = 0.0, False
@@ -142,11 +147,14 @@ def perform(study: Study, settings: Settings, collect: bool = False, say=functoo
       What result.json has.
 
     Raises:
-      UserError: an option, a run or a folder that cannot work, before anything is trained.
+      UserError: an option, a run, a folder or a file that cannot work, before anything is trained.
     """
     study.check(settings.options)
+    study.check_settings(settings)
     runs = study.runs(settings.options)
     chosen(runs, settings.only)
+    if not collect and training.due(runs, settings):
+        study.check_files(settings)
     folder = settings.report or os.path.join(settings.out, study.name)
     try:
         os.makedirs(folder, exist_ok=True)

@@ -1,24 +1,26 @@
 """The network that a study looks into: a run's, one of published weights, or one that the study trains."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from alexnet_resnet import config as config_lib
 from alexnet_resnet import pretrained
-from alexnet_resnet.errors import UserError
+from alexnet_resnet.errors import UserError, near_matches
 from alexnet_resnet.evaluation.classifier import Classifier
 from alexnet_resnet.training import workdir as workdir_lib
-from experiments.study import imagenet
-from experiments.study.plan import Run
+from experiments.study import imagenet, plan
+from experiments.study.plan import Run, Settings
 from experiments.study.report import Option
 from experiments.study.training import Outcome
 
 # What is trained where no other network is named: net 145, whose errors AlexNet's paper reports.
 OWN = imagenet.alexnet("AlexNet as run")
+IMAGENET_CLASSES, ANY_SIZE = 1000, 2**31 - 1
 NAMES = dict(alexnet="AlexNet", resnet="ResNet", resnet_cifar="ResNet", vgg="VGG", lenet="LeNet-5")
 
 
@@ -29,13 +31,11 @@ class Named:
     Attributes:
       classifier: the network.
       title: such as 'ResNet-50 (keras weights)'.
-      data: the `data` section of what it was trained on; for published weights that of imagenet2012.
       budget: how much of its training was done; empty for published weights.
     """
 
     classifier: Classifier
     title: str
-    data: ConfigDict
     budget: str = ""
 
 
@@ -72,7 +72,9 @@ def check(given: Mapping[str, Any], prefix: str = "") -> None:
         if not os.path.isfile(os.path.expanduser(weights)):
             raise UserError(f"--{prefix}weights={weights!r}: expected a file that exists.")
     if workdir:
-        workdir_lib.read_config(workdir)
+        from alexnet_resnet.evaluation import runs as runs_lib
+
+        runs_lib.check_checkpoint(workdir, checkpoint)
 
 
 def is_given(given: Mapping[str, Any], prefix: str = "") -> bool:
@@ -93,12 +95,12 @@ def load(outcome: Outcome, prefix: str = "") -> Named | None:
     """
     from alexnet_resnet.evaluation import prediction
 
-    given, data_dir = outcome.options, outcome.settings.data_dir
+    given = outcome.options
     weights, workdir = given[f"{prefix}weights"], given[f"{prefix}workdir"]
     if weights:
         weights_format = given[f"{prefix}weights_format"]
         classifier = prediction.from_weights(weights, weights_format, given[f"{prefix}model"])
-        return Named(classifier, f"{name_of(classifier.network)} ({weights_format} weights)", _imagenet(data_dir))
+        return Named(classifier, f"{name_of(classifier.network)} ({weights_format} weights)")
     if workdir:
         classifier = prediction.from_workdir(workdir, given[f"{prefix}checkpoint"])
         config = workdir_lib.read_config(workdir)
@@ -106,13 +108,76 @@ def load(outcome: Outcome, prefix: str = "") -> Named | None:
         title = f"{name_of(classifier.network)} of {os.path.basename(os.path.normpath(workdir))}"
     elif not prefix and OWN.label in outcome.sound:
         one = outcome.sound[OWN.label]
-        classifier, config, title = prediction.from_workdir(one.workdir), one.config, OWN.label
-        budget = one.budget
+        classifier, title, budget = prediction.from_workdir(one.workdir), OWN.label, one.budget
     else:
         return None
-    data = config.data.copy_and_resolve_references()
-    data.data_dir = data_dir or data.data_dir
-    return Named(classifier, title, data, budget)
+    return Named(classifier, title, budget)
+
+
+def config_of(settings: Settings, prefix: str = "") -> ConfigDict | None:
+    """The configuration of the network that `load` would give, trained or not; None where there is none.
+
+    Of published weights it is what can be known without reading them, and their images are those of imagenet2012.
+    """
+    given = settings.options
+    if given[f"{prefix}weights"]:
+        weights_format = given[f"{prefix}weights_format"]
+        network = pretrained.network_of(weights_format, given[f"{prefix}model"])
+        config = config_lib.default(network["name"])
+        config.model.update(network)
+        config.data.update(dataset="imagenet2012", num_classes=IMAGENET_CLASSES, channels=3)
+        config.data.update(validation_split="validation", test_split="")
+        config.data.image_size = pretrained.FORMATS[weights_format].preprocessing.crop
+        return config
+    if given[f"{prefix}workdir"]:
+        return workdir_lib.read_config(given[f"{prefix}workdir"])
+    return None if prefix else plan.resolve(OWN, settings)
+
+
+def layers(config: ConfigDict) -> list[str]:
+    """The names of a network's activations in the order of computation. Nothing is computed."""
+    import jax
+    from flax import nnx
+
+    from alexnet_resnet import models
+    from alexnet_resnet.analysis import by_layer
+
+    shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    create = functools.partial(models.create, config.model, shape, config.data.num_classes)
+    return by_layer.order(nnx.eval_shape(create, jax.random.key(0)), shape)
+
+
+def check_layer(flag: str, layer: str, known: Sequence[str], title: str) -> None:
+    """Refuses a layer that a network does not have.
+
+    Raises:
+      UserError: likewise.
+    """
+    if layer not in known:
+        outside = [name for name in known if "/" not in name]
+        blocks = ", or one inside of a block" if len(outside) < len(known) else ""
+        hint = near_matches(layer, known)
+        raise UserError(f"--{flag}={layer!r}: expected a layer of {title}, one of {', '.join(outside)}{blocks}.{hint}")
+
+
+def data_of(settings: Settings, dataset: str = "") -> ConfigDict:
+    """The images that the network is asked about: the `data` section of a configuration.
+
+    Args:
+      settings: the network, and where the images are.
+      dataset: as `config.data.dataset`; empty for what the network was trained on.
+    """
+    config = config_of(settings)
+    own, data = config.data.dataset, config.data.copy_and_resolve_references()
+    if dataset and dataset != own:
+        # Its classes are compared by name, and where the own ones are it is not.
+        data.update(dataset=dataset, data_dir="", num_classes=0, view="canvas")
+    if settings.options["weights"]:
+        # Arrays of any size are resized, as files are; a prepared set may be too small.
+        resize = pretrained.FORMATS[settings.options["weights_format"]].preprocessing.resize
+        data.update(num_classes=0, canvas_size=resize if data.dataset == "prepared" else ANY_SIZE)
+    data.data_dir = settings.data_dir or data.data_dir
+    return data
 
 
 def name_of(network: Mapping[str, Any]) -> str:
@@ -125,11 +190,3 @@ def name_of(network: Mapping[str, Any]) -> str:
     if network.get("residual") is False:
         name = "plain"
     return f"{name}-{network['depth']}" if "depth" in network else name
-
-
-def _imagenet(data_dir: str) -> ConfigDict:
-    """Where published weights look for images; of whatever classes and channels the dataset has."""
-    data = config_lib.default("resnet").data
-    data.dataset, data.data_dir, data.num_classes, data.channels = "imagenet2012", data_dir, 0, 0
-    data.validation_split, data.test_split = "validation", ""
-    return data

@@ -199,10 +199,12 @@ def parse_changes(texts: Sequence[str], runs: Sequence[Run]) -> dict[str, Any]:
     """Fields and values of 'model.width=0.25' and the like, as --set has them.
 
     Raises:
-      UserError: it cannot be read so, no run has such a field, it is one that tells the study's runs apart, or it has a
-        flag of its own.
+      UserError: it cannot be read so, nothing is trained, no run has such a field, it is one that tells the study's
+        runs apart, or it has a flag of its own.
     """
     changes, configs = {}, [full_config(run) for run in runs]
+    if texts and not runs:
+        raise UserError(f"--set={texts[0]!r}: expected no --set, as nothing is trained here.")
     for text in texts:
         field, equals, value = text.partition("=")
         if not equals:

@@ -1,17 +1,21 @@
 """Published weights that a study judges where it would else train: --weights='LABEL=FORMAT:FILE, ...'."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from alexnet_resnet.errors import UserError
-from alexnet_resnet.evaluation import judging, records
+from alexnet_resnet.evaluation import published as evaluation_published
+from alexnet_resnet.evaluation import records
 from alexnet_resnet.evaluation.judging import Request
+from alexnet_resnet.evaluation.views import check_views
 from alexnet_resnet.pretrained import FORMATS, network_of
-from experiments.study.imagenet import Found
-from experiments.study.plan import Settings
-from experiments.study.report import Option
+from experiments.study import imagenet, judged
+from experiments.study.imagenet import Found, Pair
+from experiments.study.plan import Run, Settings
+from experiments.study.report import Option, Row
+from experiments.study.training import Outcome
 
 RESULTS = "weights.jsonl"
 OPTION = Option(
@@ -71,47 +75,72 @@ def parse(text: str, models: Mapping[str, str]) -> dict[str, Weights]:
     return found
 
 
-def judge(one: Weights, views: str, settings: Settings, folder: str) -> Found:
-    """The errors of published weights on the validation split of the study's dataset.
+class Table:
+    """The networks of a table, some of which are published weights.
 
     Args:
-      one: the weights.
-      views: one of `config.EVALUATION_VIEWS`.
-      settings: whose data_dir, data.dataset and data.validation_split say what is judged.
-      folder: of the report, where the results are kept.
-
-    Returns:
-      The row of results, as `judged.judge`.
+      outcome: what was trained; its option 'weights' says which networks are published weights.
+      models: as `parse`.
+      folder: of the report, where the results of published weights are kept.
     """
-    path = os.path.join(folder, RESULTS)
-    dataset = settings.changes.get("data.dataset", "imagenet2012")
-    split = settings.changes.get("data.validation_split", "validation")
-    wanted = dict(dataset=dataset, split=split, views=views)
-    member = dict(sha256=records.file_hash(one.file), format=one.format, model=one.model)
-    found = _find(path, wanted, member)
-    if found is None:
-        request = Request(
-            weights=(one.file,),
-            formats=(one.format,),
-            models=(one.model,),
-            dataset=dataset,
-            data_dir=settings.data_dir,
-            split=split,
-            views=views,
-            batch_size=settings.changes.get("evaluation.batch_size", 0),
-            results=path,
-        )
-        judging.judge(request, shown=True)
-        found = _find(path, wanted, member)
-    return found
+
+    def __init__(self, outcome: Outcome, models: Mapping[str, str], folder: str):
+        self._outcome, self._folder = outcome, folder
+        self._weights = parse(outcome.options["weights"], models)
+
+    def judge(self, label: str, views: str) -> Found:
+        """As `imagenet.judge`, of a network's published weights where they stand for it."""
+        if label not in self._weights:
+            return imagenet.judge(self._outcome, label, views)
+        return judged.once(*_request(self._weights[label], views, self._outcome.settings, self._folder))
+
+    def rows(self, label: str, views: str, paper: Pair, found: Found, note: str = "") -> list[Row]:
+        """As `imagenet.rows`, with what has to be known of the network."""
+        weights = self._weights.get(label)
+        said = weights.note if weights else imagenet.diverged(self._outcome, label)
+        note = "; ".join(filter(None, (note, said)))
+        return imagenet.rows(label, views, paper, found, self._outcome.budget(label), note)
+
+    def draw(self, name: str, paper: Mapping[str, Pair], found: Mapping[str, Found], views: str) -> str:
+        """As `imagenet.draw`, with a star at what is published weights."""
+        labels = [f"{label}*" if label in self._weights else label for label in paper]
+        ours = [imagenet.pair(found[label]) for label in paper]
+        said = f"error (%), {imagenet.SAID[views]}" + ("; * published weights" if self._weights else "")
+        return imagenet.draw(self._folder, name, labels, list(paper.values()), ours, said)
 
 
-def _find(path: str, wanted: Mapping, member: Mapping) -> Found:
-    if not os.path.exists(path):
-        return None
-    with open(path) as file:
-        rows: Sequence[dict] = [json.loads(line) for line in file if line.endswith("}\n")]
-    for row in reversed(rows):
-        if wanted.items() <= row.items() and member.items() <= row["members"][0].items():
-            return row
-    return None
+def without(runs: Sequence[Run], options: Mapping[str, Any], models: Mapping[str, str]) -> list[Run]:
+    """The runs that no published weights stand for."""
+    weights = parse(options["weights"], models)
+    return [run for run in runs if run.label not in weights]
+
+
+def check_files(settings: Settings, models: Mapping[str, str], views: Sequence[str]) -> None:
+    """Refuses weights that cannot be judged with these views, as `judged.check_files` does runs.
+
+    Raises:
+      UserError: likewise.
+    """
+    for one in parse(settings.options["weights"], models).values():
+        for view in views:
+            request, _ = _request(one, view, settings, "")
+            member = evaluation_published.member(
+                one.file, one.format, one.model, request.dataset, request.data_dir, request.split, view
+            )
+            check_views(member.config, member.network, [member.examples])
+
+
+def _request(one: Weights, views: str, settings: Settings, folder: str) -> tuple[Request, list[dict]]:
+    """The evaluation on the validation split of the study's dataset, and what a row has to say of the weights."""
+    request = Request(
+        weights=(one.file,),
+        formats=(one.format,),
+        models=(one.model,),
+        dataset=settings.changes.get("data.dataset", "imagenet2012"),
+        data_dir=settings.data_dir,
+        split=settings.changes.get("data.validation_split", "validation"),
+        views=views,
+        batch_size=settings.changes.get("evaluation.batch_size", 0),
+        results=os.path.join(folder, RESULTS),
+    )
+    return request, [dict(sha256=records.file_hash(one.file), format=one.format, model=one.model)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from alexnet_resnet.training import workdir as workdir_lib
 from experiments.benchmarks import provenance
-from experiments.study.plan import Run
+from experiments.study.plan import Run, Settings
 from experiments.study.training import Outcome, Trained
 
 RESULT, TABLE = "result.json", "table.md"
@@ -103,6 +103,10 @@ class Study:
         must do with whatever runs there are.
       options: its own flags.
       check: refuses options that cannot work before anything is trained.
+      check_settings: likewise by all that the command line says, such as a layer that a changed network lacks. It reads
+        no images, as a dry run does without them.
+      check_files: likewise by the images and weights that the conclusion will read; only where something is trained
+        first.
     """
 
     name: str
@@ -112,6 +116,8 @@ class Study:
     conclude: Callable[[Outcome, str], Conclusion]
     options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
     check: Callable[[Mapping[str, Any]], None] = lambda options: None
+    check_settings: Callable[[Settings], None] = lambda settings: None
+    check_files: Callable[[Settings], None] = lambda settings: None
 
     def default_options(self) -> dict[str, Any]:
         """Its options where none is given."""

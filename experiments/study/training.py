@@ -1,8 +1,11 @@
 """Trains the runs of a study one after the other; those that are finished are not trained again."""
 
 import dataclasses
+import glob
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -117,6 +120,31 @@ def finished(run: Run, settings: Settings) -> Trained | None:
         return Trained(run, workdir, config, **json.load(file))
 
 
+def take_over(run: Run, settings: Settings, say: Callable[[str], None]) -> None:
+    """Copies a run of a smaller budget that is how this one begins, if there is one and this has no folder yet.
+
+    Only where nothing depends on the length of the training (`config.lengthens`).
+    """
+    place, config = settings.workdir(run), plan.resolve(run, settings)
+    if os.path.exists(place):
+        return
+    budgets, name = os.path.split(place)
+    shorter = {}
+    for path in glob.glob(os.path.join(glob.escape(os.path.dirname(budgets)), "*", glob.escape(name), FINISHED)):
+        folder = os.path.dirname(path)
+        trained = workdir_lib.read_config(folder)
+        if config_lib.lengthens(trained, config):
+            shorter[folder] = float(plan.LENGTH.fullmatch(trained.train.duration)[1])
+    if shorter:
+        longest = max(shorter, key=shorter.get)
+        say(f"{run.label} goes on from {longest}")
+        os.makedirs(budgets, exist_ok=True)
+        # Half a copy has another name.
+        with tempfile.TemporaryDirectory(dir=budgets) as copy:
+            shutil.copytree(longest, os.path.join(copy, name), ignore=shutil.ignore_patterns(FINISHED))
+            os.replace(os.path.join(copy, name), place)
+
+
 def train(run: Run, settings: Settings) -> Trained:
     """Trains a run to its end, from where its folder's stands.
 
@@ -140,19 +168,25 @@ def train(run: Run, settings: Settings) -> Trained:
     return Trained(run, workdir, config, **record)
 
 
+def due(runs: Sequence[Run], settings: Settings) -> list[Run]:
+    """Those that are to be trained and have not ended."""
+    wanted = [run for run in runs if not settings.only or run.label in settings.only]
+    return [run for run in wanted if finished(run, settings) is None]
+
+
 def train_all(runs: Sequence[Run], settings: Settings, collect: bool, say: Callable[[str], None]) -> Outcome:
     """Trains what is not finished, or with `collect` only gathers what is.
 
     Raises:
       As `train`.
     """
-    wanted = [run for run in runs if not settings.only or run.label in settings.only]
-    due = [run for run in wanted if not collect and finished(run, settings) is None]
+    asked = [] if collect else due(runs, settings)
     # Refused before anything expensive begins.
-    for run in due:
+    for run in asked:
         workdir_lib.check(settings.workdir(run), plan.resolve(run, settings))
-    for number, run in enumerate(due, start=1):
-        say(f"[{number}/{len(due)}] {run.label}: {settings.workdir(run)}")
+    for number, run in enumerate(asked, start=1):
+        say(f"[{number}/{len(asked)}] {run.label}: {settings.workdir(run)}")
+        take_over(run, settings, say)
         train(run, settings)
     # Only now: other machines may have finished theirs meanwhile.
     trained = {run.label: found for run in runs if (found := finished(run, settings))}

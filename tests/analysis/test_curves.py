@@ -60,7 +60,7 @@ def test_what_only_training_measures_is_drawn_in_full_and_runs_of_one_name_are_t
     folders = [str(tmp_path / folder / "run") for folder in ("x", "y")]
     curves.draw(folders, str(tmp_path / "c.png"), "learning_rate")
     assert [line[2]["ls"] for line in drawn] == ["-", "-"]
-    assert [line[2]["label"] for line in drawn] == [f"{folder}: train (0.1)" for folder in folders]
+    assert [line[2]["label"] for line in drawn] == ["x/run: train (0.1)", "y/run: train (0.1)"]
 
 
 def test_several_measurements_have_a_panel_each_and_none_for_what_nobody_measured(tmp_path, drawn):
@@ -69,6 +69,33 @@ def test_several_measurements_have_a_panel_each_and_none_for_what_nobody_measure
     curves.draw([str(tmp_path / "a")], str(tmp_path / "c.png"), curves.OVERVIEW)
     assert [line[1] for line in drawn] == [(50.0, 50.0), (1.0, 1.0), (2.0, 2.0)]
     assert Image.open(tmp_path / "c.png").size == (864, 360), "two panels side by side"
+
+
+def test_a_name_too_long_for_a_legend_stands_above_the_panels(tmp_path, monkeypatch, recwarn):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *given, **named: figures.append(self) or self.draw_without_rendering()
+    )
+    rows = [{"step": s, "train/error": 0.5, "validation/error": 0.25, "train/loss": 1.0} for s in (1, 2)]
+    long, longer = "alexnet-as_run+schedule_2012-without_lighting-seed0", "with many words " * 14
+    for name in ("short", long, longer):
+        write(tmp_path / name, rows)
+    curves.draw([str(tmp_path / "short")], "c.png", curves.OVERVIEW)
+    curves.draw([str(tmp_path / long), str(tmp_path / longer)], "c.png", curves.OVERVIEW)
+    assert not [str(one.message) for one in recwarn], "the panels have room"
+    one, both = figures
+    labels = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in figures]
+    assert not one.legends and labels[0] == ["short: train", "short: validation (25.00%)"]
+    assert labels[1] == ["train", "validation (25.00%)"] * 2
+    first, second = both.legends[0].get_texts()
+    assert first.get_text() == long and second.get_text().split() == longer.split()
+    width, height = both.get_size_inches()
+    assert "\n" in second.get_text() and both.legends[0].get_window_extent().width <= width * both.dpi
+    assert height > one.get_size_inches()[1]
+    colours = [line.get_color() for line in both.axes[0].lines]
+    assert [line.get_color() for line in both.legends[0].get_lines()] == [colours[0], colours[2]]
 
 
 def test_the_command_draws_and_says_where(tmp_path, command):

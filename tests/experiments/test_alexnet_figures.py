@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,13 +177,48 @@ def test_figures_that_are_passed_on_have_no_photographs(workdir, tmp_path):
     np.testing.assert_allclose(without.picture[0, 0], with_.picture.mean((0, 1)), atol=0.5)
 
 
-def test_published_weights_look_at_imagenet_by_the_layer_that_is_named(weights, images, tmp_path, monkeypatch):
-    given = networks._imagenet("")
-    given.dataset, given.canvas_size = "npz", SIDE
-    monkeypatch.setattr(networks, "_imagenet", lambda data_dir: given)
-    given.data_dir = images
-    record, said, _ = perform(alexnet_figure4.STUDY, str(tmp_path), **weights, layer="fc6", images=5)
-    assert "6 nearest by fc6" in said and "5 images of validation" in said and record["machine"]
+def test_published_weights_look_at_a_folder_by_the_layer_that_is_named(weights, images, tmp_path):
+    with np.load(images) as arrays:
+        for split in ("train", "validation"):
+            pairs = zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], strict=True)
+            for number, (image, label) in enumerate(pairs):
+                # A class without training images has a folder in 'train' all the same.
+                label = 3 if split == "train" and number == 0 else label
+                folder = tmp_path / "photographs" / split / str(label)
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(folder / f"{number}.png")
+    given = weights | dict(dataset="folder", layer="conv1", images=5)
+    record, said, _ = perform(alexnet_figure4.STUDY, str(tmp_path), str(tmp_path / "photographs"), **given)
+    assert "6 nearest by conv1" in said and "5 images of validation" in said and "any of 24 of train" in said
+    assert record["options"]["dataset"] == "folder"
+
+
+def test_images_of_published_weights_are_looked_for_before_the_weights_are_read(tmp_path, monkeypatch):
+    from alexnet_resnet.evaluation import prediction
+
+    monkeypatch.setattr(prediction, "from_weights", None)
+    (tmp_path / "weights.h5").touch()
+    weights = dict(weights=str(tmp_path / "weights.h5"), weights_format="keras", model="resnet:50")
+    with pytest.raises(UserError, match="data_dir='.*nowhere'"):
+        perform(alexnet_figure4.STUDY, str(tmp_path / "out"), str(tmp_path / "nowhere"), **weights, dataset="folder")
+    with pytest.raises(UserError, match="data.dataset='imagenet2012'"):
+        perform(alexnet_figure4.STUDY, str(tmp_path / "out"), str(tmp_path), **weights)
+
+
+def test_what_a_network_is_asked_about_is_its_own_data_or_what_is_named(workdir, images):
+    def data(dataset="", data_dir="", **options):
+        given = alexnet_figure4.STUDY.default_options() | options
+        return networks.data_of(Settings("out", data_dir=data_dir, options=given), dataset)
+
+    own = data(workdir=workdir)
+    assert (own.dataset, own.data_dir, own.num_classes) == ("npz", images, 4)
+    assert data("npz", "elsewhere", workdir=workdir).data_dir == "elsewhere"
+    other = data("folder", workdir=workdir)
+    # Where the run's images are there is no folder of images.
+    assert (other.dataset, other.data_dir, other.num_classes) == ("folder", "", 0)
+    weights = data(weights="w.h5", weights_format="keras", model="resnet:50")
+    assert (weights.dataset, weights.validation_split, weights.channels) == ("imagenet2012", "validation", 3)
+    assert data("prepared", weights="w.h5", weights_format="keras", model="resnet:50").canvas_size == 256
 
 
 def test_the_shown_are_of_classes_that_training_images_have():
@@ -278,6 +314,9 @@ def test_a_dry_run_needs_no_data(study, tmp_path):
         (alexnet_figure4, dict(workdir="none"), "workdir='none'"),
         (alexnet_feature_maps, dict(weights="b", weights_format="keras", model="resnet:50"), "a file that exists"),
         (alexnet_feature_maps, dict(maps=0), "--maps=0: expected a number of at least 1"),
+        (alexnet_figure4, dict(layer="fc9"), "--layer='fc9': expected a layer of AlexNet, one of conv1, .* mean 'fc8'"),
+        (alexnet_figure4, dict(dataset="folder"), "--dataset='folder': expected --workdir or --weights with it"),
+        (alexnet_feature_maps, dict(layers="conv1,norm9"), "--layers='norm9': expected a layer of AlexNet, one of"),
         (alexnet_feature_maps, dict(image=__file__), "--image=.*not an image that can be read"),
         (alexnet_or_resnet, dict(data="cifar100"), "--data='cifar100': expected one of 'cifar10', 'imagenet2012'"),
     ],
@@ -288,6 +327,43 @@ def test_contradictions_are_refused_before_anything_is_trained(study, options, m
     assert os.listdir(tmp_path) == []
 
 
-def test_a_layer_that_the_network_lacks_is_refused(workdir, tmp_path):
-    with pytest.raises(UserError, match="--layer='fc9': expected a layer of AlexNet"):
-        perform(alexnet_figure4.STUDY, str(tmp_path), workdir=workdir, layer="fc9")
+@pytest.mark.parametrize("study", [alexnet_figure4, alexnet_feature_maps])
+def test_a_layer_that_the_network_lacks_is_refused_before_the_network_is_opened(study, workdir, tmp_path, monkeypatch):
+    from alexnet_resnet.evaluation import prediction
+
+    monkeypatch.setattr(prediction, "from_workdir", None)
+    options = {"layer": "fc9"} if study is alexnet_figure4 else {"layers": "conv1,fc9"}
+    with pytest.raises(UserError, match="--layers?='fc9': expected a layer of AlexNet"):
+        perform(study.STUDY, str(tmp_path), workdir=workdir, **options)
+    settings = Settings(str(tmp_path), options=study.STUDY.default_options() | options)
+    with pytest.raises(UserError, match="'fc9'"):
+        command.announce(study.STUDY, settings)
+
+
+def test_layers_inside_of_blocks_are_layers_too(tmp_path):
+    (tmp_path / "w.h5").touch()
+    given = dict(weights=str(tmp_path / "w.h5"), weights_format="keras", model="resnet:50")
+    settings = Settings("out", options=alexnet_feature_maps.STUDY.default_options() | given)
+    known = networks.layers(networks.config_of(settings))
+    networks.check_layer("layer", "stage1/0/conv1", known, "ResNet-50")
+    with pytest.raises(UserError, match="a layer of ResNet-50, one of conv1, .*, or one inside of a block"):
+        networks.check_layer("layer", "stage9", known, "ResNet-50")
+
+
+@pytest.mark.parametrize("field", ["split", "train_split"])
+def test_splits_are_looked_for_before_the_training(field, images, tmp_path):
+    with pytest.raises(UserError, match=f"--{field}='tset'"):
+        perform(alexnet_figure4.STUDY, str(tmp_path), images, SMALL, **{field: "tset"})
+    assert not (tmp_path / "trainings").exists()
+
+
+def test_a_second_network_is_looked_for_before_the_first_is_trained(workdir, tmp_path):
+    with pytest.raises(UserError, match="checkpoint='77': expected one of 'last', 'best', '2'"):
+        perform(alexnet_figure3.STUDY, str(tmp_path / "out"), second_workdir=workdir, second_checkpoint="77")
+    grey = shutil.copytree(workdir, tmp_path / "grey")
+    config = json.loads((grey / "config.json").read_text())
+    config["data"]["channels"] = 1
+    (grey / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="--second_workdir=.*: expected a network of RGB pictures, found 1 channel"):
+        perform(alexnet_figure3.STUDY, str(tmp_path / "out"), second_workdir=str(grey))
+    assert not (tmp_path / "out").exists()

@@ -189,6 +189,7 @@ def test_nothing_trained_is_a_table_that_says_so(name, perform, tmp_path):
         ("resnet_figure6", dict(depths="20,21"), "--depths='20,21'"),
         ("resnet_figure7", dict(depths="deep"), "--depths='deep'"),
         ("resnet_figure7", dict(images=0), "--images=0"),
+        ("resnet_figure7", dict(images=28), "--images=28: expected at most 27, the images of shapes.npz test"),
         ("resnet_table6", dict(seeds=0), "--seeds=0"),
         ("resnet_gradients", dict(moments=0), "--moments=0"),
         ("resnet_gradients", dict(batches=0), "--batches=0"),

@@ -1,5 +1,6 @@
 """The studies on ImageNet: what they would train, and each from end to end on images and networks of a toy's size."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -378,12 +379,22 @@ def test_residual_tables_from_end_to_end_with_trainings_in_common(place):
     assert "] ResNet-34 B: " not in said + more and ours(again) == ours(record)
 
 
+@pytest.mark.parametrize("module", [resnet_table4, resnet_table5])
+def test_views_that_the_images_do_not_have_are_refused_before_the_training(module, place, tmp_path):
+    settings = settings_for(module, place, ("ResNet-34 B",), RESNET | {"data.dataset": "npz", "data.canvas_size": 76})
+    arrays = dataclasses.replace(settings, out=str(tmp_path), data_dir=str(place / "images.npz"))
+    with pytest.raises(UserError, match="evaluation.views='multi_scale': expected .* for images.npz validation"):
+        command.perform(module.STUDY, arrays)
+    assert not (tmp_path / "trainings").exists()
+
+
 @pytest.mark.parametrize("module", [alexnet_ablations, alexnet_table2, resnet_table4, resnet_table5])
 def test_what_diverged_is_said_and_not_judged(module, tmp_path, monkeypatch):
     monkeypatch.setattr(judging, "judge", None)
     settings = settings_for(module, tmp_path)
     runs = module.STUDY.runs(settings.options)
-    one = Trained(runs[0], str(tmp_path), plan.resolve(runs[0], settings), {"step": 3}, {}, "step 3: loss nan")
+    final = {"step": 3, "train/error": 0.75}
+    one = Trained(runs[0], str(tmp_path), plan.resolve(runs[0], settings), final, {}, "step 3: loss nan")
     conclusion = module.conclude(Outcome(settings, tuple(runs), {runs[0].label: one}), str(tmp_path))
     assert all(row.ours is None for row in conclusion.rows)
     said = [*conclusion.notes, *(row.note for row in conclusion.rows)]

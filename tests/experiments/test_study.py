@@ -109,6 +109,8 @@ def test_a_run_that_cannot_be_is_refused(run, words):
 def test_a_change_that_cannot_be_is_refused(text, words):
     with pytest.raises(UserError, match=words):
         plan.parse_changes([text], RUNS)
+    with pytest.raises(UserError, match="expected no --set, as nothing is trained here"):
+        plan.parse_changes([text], [])
 
 
 def test_a_change_holds_for_the_runs_that_have_the_field():
@@ -140,6 +142,35 @@ def test_what_is_finished_is_not_trained_again(settings, performed, monkeypatch)
     monkeypatch.setattr(loop, "train", lambda *given: pytest.fail("trained again"))
     again = command.perform(STUDY, settings, say=lambda text: None)
     assert again["rows"] == performed[0]["rows"] and again["runs"] == performed[0]["runs"]
+
+
+def test_a_longer_budget_goes_on_from_a_shorter_one_where_length_decides_nothing(settings, tmp_path):
+    changes = SMALL | {"optimizer.boundaries": ()}
+    run, said = RUNS[1], []
+
+    def trained(out, budget):
+        own = Settings(str(tmp_path / out), budget=Budget(budget), data_dir=settings.data_dir, changes=changes)
+        found = training_lib.train_all([run], own, False, said.append).trained["residual"]
+        return found, [(row["step"], row["train/loss"]) for row in found.rows() if "train/loss" in row]
+
+    shorter, first = trained("in_two", "2 steps")
+    longer, losses = trained("in_two", "4 steps")
+    assert f"residual goes on from {shorter.workdir}" in said
+    whole, expected = trained("at_once", "4 steps")
+    assert sum("goes on" in text for text in said) == 1
+    assert losses == expected and losses[:2] == first and len(losses) == 4
+    assert longer.final["test/loss"] == whole.final["test/loss"]
+    assert longer.config.train.duration == "4 steps" and longer.workdir != shorter.workdir
+    # What was copied is still whole.
+    again, _ = trained("in_two", "2 steps")
+    assert again.final == shorter.final and len([text for text in said if text.startswith("[1/1]")]) == 3
+
+
+def test_where_the_rate_falls_by_length_a_budget_begins_anew(settings, performed, monkeypatch):
+    monkeypatch.setattr(training_lib, "train", lambda run, settings: None)
+    other = Settings(settings.out, budget=Budget("4 steps"), data_dir=settings.data_dir, changes=SMALL)
+    training_lib.train_all(RUNS, other, False, lambda text: None)
+    assert not any(os.path.exists(other.workdir(run)) for run in RUNS)
 
 
 def test_another_configuration_in_the_same_folder_is_refused(settings, performed):

@@ -7,7 +7,7 @@ import pytest
 
 from alexnet_resnet.errors import UserError
 from experiments import sweep
-from experiments.study import Budget, Settings, command, plan
+from experiments.study import Budget, Outcome, Settings, command, plan
 
 SMALL = {
     "data.dataset": "npz",
@@ -96,6 +96,17 @@ def test_runs_that_differ_in_their_seed_are_one_row(settings):
         np.testing.assert_allclose([row["ours"], row["spread"]], [np.mean(both), np.std(both, ddof=1)])
     folders = {settings.workdir(run) for run in sweep.runs(settings.options)}
     assert len(folders) == 4
+
+
+def test_long_names_of_runs_leave_room_for_the_errors(tmp_path, recwarn):
+    grid = (
+        "optimizer.learning_rate=0.1,0.01;optimizer.weight_decay=0.001;data.random_flip=True;train.label_smoothing=0.1"
+    )
+    options = dict(config="configs/digits.py", grid=grid, list="")
+    runs = sweep.runs(options)
+    conclusion = sweep.conclude(Outcome(Settings("out", options=options), tuple(runs), {}), str(tmp_path))
+    assert [row.what for row in conclusion.rows] == [run.label for run in runs] and len(runs[0].label) > 90
+    assert not [str(one.message) for one in recwarn], "the panel has not collapsed"
 
 
 def test_a_task_of_an_array_trains_its_own_run(settings, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from chosen_flags import chosen
 from flax import nnx
 from PIL import Image
 
@@ -386,7 +387,9 @@ def test_the_table_and_the_chart_have_a_place_for_every_row(tmp_path):
     ],
 )
 def test_what_is_wrong_is_said_first(given, message):
-    with flagsaver.flagsaver(**given), pytest.raises(UserError, match=message):
+    (name,) = given
+    own = train_throughput.FLAGS if name in train_throughput.FLAGS else throughput_team.FLAGS
+    with chosen(own, **given), pytest.raises(UserError, match=message):
         train_throughput.measure()
 
 

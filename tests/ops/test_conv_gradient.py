@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from alexnet_resnet.ops import conv_gradient
 from alexnet_resnet.ops.conv_gradient import PIXELS, SMALL, applies, convolve_cpu, kernel_gradient
 
 # x, kernel, stride, padding.
@@ -57,7 +58,9 @@ def gradients(convolve, x, kernel, stride, padding):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_equal_those_of_lax(case):
+def test_gradients_equal_those_of_lax(case, monkeypatch):
+    # The products are right for windows of any size.
+    monkeypatch.setattr(conv_gradient, "CELLS", 1000)
     x_shape, kernel_shape, stride, padding = CASES[case]
     with jax.enable_x64(True):
         x, kernel = operands(x_shape, kernel_shape, jnp.float64)
@@ -121,7 +124,10 @@ def test_second_derivatives_equal_those_of_lax():
             np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-9)
 
 
-def test_negative_padding_and_empty_outputs_are_left_to_lax():
+def test_large_windows_negative_padding_and_empty_outputs_are_left_to_lax():
+    assert not applies((128, 16, 16, 32), (5, 5, 32, 32), 1, ((2, 2), (2, 2)))
+    assert not applies((16, 224, 224, 3), (11, 11, 3, 48), 4, ((0, 3), (0, 3)))
+    assert applies((16, 56, 56, 64), (1, 1, 64, 256), 1, ((0, 0), (0, 0)))
     assert not applies((2, 8, 8, 3), (3, 3, 3, 4), 1, ((-1, 1), (0, 0)))
     assert not applies((2, 2, 2, 3), (3, 3, 3, 4), 1, ((0, 0), (0, 0)))
     assert applies((128, 32, 32, 16), (3, 3, 16, 16), 1, ((1, 1), (1, 1)))

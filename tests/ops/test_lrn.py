@@ -107,15 +107,17 @@ def test_equals_pytorch_in_value_and_gradient(size):
         np.testing.assert_allclose(gradient, recorded["gradients"][place], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 5])
-def test_gradient_is_the_formulas_central_difference(size):
+@pytest.mark.parametrize(("size", "beta"), [(1, 0.75), (2, 0.75), (4, 0.75), (5, 0.75), (5, 1.1)])
+def test_gradient_is_the_formulas_central_difference(size, beta):
     random = np.random.default_rng(size)
     step = 1e-5
     xs, weights = ([random.normal(size=channels) for channels in CHANNELS] for _ in range(2))
-    _, gradients = values_and_gradients(xs, weights, size)
-    for x, weight, gradient in zip(xs, weights, gradients, strict=True):
+    ys, gradients = values_and_gradients(xs, weights, size, beta=beta)
+    constants = CONSTANTS | {"beta": beta}
+    for x, y, weight, gradient in zip(xs, ys, weights, gradients, strict=True):
+        np.testing.assert_allclose(y, formula(x, size, **constants), rtol=1e-13)
         shifted = [x + sign * step * np.eye(x.size) for sign in (1, -1)]
-        above, below = (formula(s, size, **CONSTANTS) for s in shifted)
+        above, below = (formula(s, size, **constants) for s in shifted)
         np.testing.assert_allclose(gradient, (above - below) @ weight / (2 * step), atol=1e-8)
 
 

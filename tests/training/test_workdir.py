@@ -57,6 +57,47 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
         workdir_lib.check(str(tmp_path), other)
 
 
+def lasting(duration, boundaries=(), **optimizer):
+    config = make_config()
+    config.train.duration = duration
+    config.optimizer.boundaries = boundaries
+    config.optimizer.update(**optimizer)
+    return config
+
+
+def test_a_run_whose_rate_is_constant_may_be_made_longer(tmp_path):
+    claimed(tmp_path, lasting("3 epochs"))
+    claimed(tmp_path, lasting("4.5 epochs"))
+    assert workdir_lib.read_config(str(tmp_path)).train.duration == "4.5 epochs"
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (lasting("4 epochs"), lasting("3 epochs")),
+        (lasting("3 epochs"), lasting("5000 steps")),
+        (lasting("3 epochs", (0.5,)), lasting("4 epochs", (0.5,))),
+        (lasting("3 epochs", schedule="cosine"), lasting("4 epochs", schedule="cosine")),
+        (lasting("3 epochs", warmup="5%"), lasting("4 epochs", warmup="5%")),
+        (lasting("3 epochs"), lasting("4 epochs", learning_rate=0.05)),
+    ],
+)
+def test_other_runs_keep_their_length(tmp_path, old, new):
+    claimed(tmp_path, old)
+    with pytest.raises(UserError, match="train.duration: "):
+        workdir_lib.check(str(tmp_path), new)
+
+
+def test_lighting_that_ends_with_the_run_keeps_its_length():
+    old, new = lasting("3 epochs"), lasting("4 epochs")
+    for config in (old, new):
+        config.data.lighting = "as_run"
+    assert config_lib.lengthens(old, new)
+    for config in (old, new):
+        config.data.lighting_until = 0.9
+    assert not config_lib.lengthens(old, new)
+
+
 def test_other_examples_are_refused(tmp_path):
     claimed(tmp_path)
     with pytest.raises(UserError, match="data: expected the examples"):

@@ -1,6 +1,7 @@
 """Curves of runs, in the style of ResNet's figures: training dashed and thin, validation or test in full and bold."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,6 +26,8 @@ OVERVIEW = (
 )
 IN_PERCENT = ("error", "top5_error")
 LOGARITHMIC = ("learning_rate", "gradient_norm")
+# In inches: what the width of a panel has besides a label of its legend, and a line of the figure's legend.
+BESIDES, LINE = 1.2, 0.19
 
 
 def check(workdirs: Sequence[str], metrics: Sequence[str], smooth: int) -> None:
@@ -52,6 +55,8 @@ def check(workdirs: Sequence[str], metrics: Sequence[str], smooth: int) -> None:
 def draw(workdirs: Sequence[str], path: str, metrics: str | Sequence[str] = "error", smooth: int = 1) -> None:
     """Draws measurements of each run over its iterations, each in a panel of its own, and saves the figure.
 
+    Runs are named in the panels' legends, or above all panels where a name is too long for that.
+
     Args:
       workdirs: the runs' folders.
       path: the figure's file; its ending decides the format.
@@ -75,17 +80,45 @@ def draw(workdirs: Sequence[str], path: str, metrics: str | Sequence[str] = "err
         metrics = [metric for metric in metrics if metric in measured] or ["error"]
     across = min(len(metrics), 4)
     down = -(-len(metrics) // across)
-    size = (6.4, 4) if across == 1 else (3.6 * across, 3 * down)
-    figure = Figure(figsize=size, layout="constrained")
+    width, height = (6.4, 4) if across == 1 else (3.6 * across, 3 * down)
+    # A legend that is wider than its panel would take the panel's place.
+    above = any(_inches(f"{name}: validation (100.00%)") > width / across - BESIDES for name in runs)
+    names = [_wrapped(name, width - BESIDES) if above else name for name in runs]
+    height += LINE * sum(1 + name.count("\n") for name in names) if above else 0
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).flat
     for metric, panel in zip(metrics, axes, strict=False):
-        _draw_metric(panel, runs, metric, smooth)
+        _draw_metric(panel, runs, metric, smooth, named=not above)
     for panel in list(axes)[len(metrics) :]:
         panel.set_axis_off()
+    if above:
+        _name_above(figure, names)
     figure.savefig(path, dpi=120)
 
 
-def _draw_metric(axes, runs: Mapping[str, Sequence[Mapping]], metric: str, smooth: int) -> None:
+def _inches(text: str) -> float:
+    """How wide a text is in a legend."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = FontProperties(size="small")
+    return TextPath((0, 0), text, font.get_size_in_points(), prop=font).get_extents().width / 72
+
+
+def _wrapped(name: str, inches: float) -> str:
+    """A name in as many lines as it needs to be no wider than that."""
+    return textwrap.fill(name, max(1, int(len(name) * min(1, inches / _inches(name)))))
+
+
+def _name_above(figure, names: Sequence[str]) -> None:
+    """A legend of the runs above all panels."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=f"C{number}", lw=2, label=name) for number, name in enumerate(names)]
+    figure.legend(handles=lines, loc="outside upper left", fontsize="small", frameon=False)
+
+
+def _draw_metric(axes, runs: Mapping[str, Sequence[Mapping]], metric: str, smooth: int, named: bool = True) -> None:
     scale, sign = (100, "%") if metric in IN_PERCENT else (1, "")
     highest, lowest = 0.0, float("inf")
     for number, (name, rows) in enumerate(runs.items()):
@@ -102,7 +135,8 @@ def _draw_metric(axes, runs: Mapping[str, Sequence[Mapping]], metric: str, smoot
                 marker = "o" if len(points) == 1 else None
                 # Where only training is measured there is nothing to tell it from.
                 style = style | dict(ls="-") if alone and metric not in IN_PERCENT else style
-                axes.plot(steps, values, color=f"C{number}", label=f"{name}: {split}{final}", marker=marker, **style)
+                label = f"{name}: {split}{final}" if named else f"{split}{final}"
+                axes.plot(steps, values, color=f"C{number}", label=label, marker=marker, **style)
                 finite = [value for value in values if np.isfinite(value)]
                 highest, lowest = max(highest, *finite, 0.0), min(lowest, *finite, float("inf"))
     axes.set(xlabel="iterations", ylabel=LABELS.get(metric, metric.replace("_", " ")))
@@ -117,9 +151,13 @@ def _draw_metric(axes, runs: Mapping[str, Sequence[Mapping]], metric: str, smoot
 
 
 def _names(workdirs: Sequence[str]) -> list[str]:
-    """What the runs are called: the names of their folders, or these as they were given where two have one name."""
-    short = [os.path.basename(os.path.normpath(workdir)) for workdir in workdirs]
-    return short if len(set(short)) == len(short) else [os.path.normpath(workdir) for workdir in workdirs]
+    """What the runs are called: the names of their folders, with the folders around these where two have one name."""
+    places = [os.path.abspath(workdir) for workdir in workdirs]
+    short = [os.path.basename(place) for place in places]
+    if len(set(short)) == len(short):
+        return short
+    common = os.path.commonpath([os.path.dirname(place) for place in places])
+    return [os.path.relpath(place, common) for place in places]
 
 
 def _running_mean(values: Sequence[float], count: int) -> Sequence[float]:
