@@ -35,6 +35,7 @@ class Benchmark:
       table: the result, as text, without the heading that tells where it was measured.
       draw: draws the result into a file; None for a benchmark without a chart.
       own: the flags of `own_flags`, of its module and those that it leans on.
+      status: the command's exit status, for a benchmark that also is a check; None for 0.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Benchmark:
     table: Callable[[dict], str]
     draw: Callable[[dict, str], None] | None = None
     own: tuple[flags.FlagValues, ...] = ()
+    status: Callable[[dict], int] | None = None
 
 
 def main(benchmark: Benchmark) -> None:
@@ -58,7 +60,7 @@ def run(main: Callable[[], None], *own: flags.FlagValues) -> None:
     cli.run(main)
 
 
-def _main(benchmark: Benchmark) -> None:
+def _main(benchmark: Benchmark) -> int:
     check_at_least("rounds", ROUNDS.value, 1)
     if not SECONDS.value > 0:
         raise UserError(f"seconds={SECONDS.value}: expected a number above zero.")
@@ -72,25 +74,18 @@ def _main(benchmark: Benchmark) -> None:
     found = benchmark.measure()
     where["devices"] = provenance.devices()
     write(benchmark, dict(machine=where, quick=QUICK.value, **found), out)
+    return benchmark.status(found) if benchmark.status else 0
 
 
 def write(benchmark: Benchmark, result: dict, out: str) -> None:
     """Prints the table and writes NAME.json, NAME.txt and NAME.png."""
-    text = f"{heading(result['machine'])}\n\n{benchmark.table(result)}"
+    text = f"{provenance.heading(result['machine'])}\n\n{benchmark.table(result)}"
     print(text)
     for ending, content in (("json", json.dumps(result, indent=1)), ("txt", text)):
         with open(os.path.join(out, f"{benchmark.name}.{ending}"), "w", encoding="utf-8") as file:
             file.write(content + "\n")
     if benchmark.draw:
         benchmark.draw(result, os.path.join(out, f"{benchmark.name}.png"))
-
-
-def heading(where: dict) -> str:
-    """Where, when and with what a result was measured, in three lines."""
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    place = f"{where['cores']} cores, {where['processor']}, {where['platform']}, load {where['load_before']} before"
-    first = f"{where['devices']}; {place}" if "devices" in where else place
-    return "\n".join([first, f"{where['date']}, commit {where['commit']}, {versions}", where["command"]])
 
 
 def rounds() -> int:

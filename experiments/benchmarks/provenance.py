@@ -9,6 +9,9 @@ import shlex
 import subprocess
 import sys
 
+# The variable that says which commit the code is of where git cannot tell.
+COMMIT = "BENCHMARK_COMMIT"
+
 
 def command() -> str:
     """What started this program, as it is typed; a module that was started with `python -m` by its name."""
@@ -41,7 +44,8 @@ def machine() -> dict:
         load_before=round(os.getloadavg()[0], 2),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command(),
-        commit=f"{git('rev-parse', '--short', 'HEAD')} {changed}".strip(),
+        # A copy of the files alone does not know its commit; who made it may.
+        commit=f"{git('rev-parse', '--short', 'HEAD') or os.environ.get(COMMIT, '')} {changed}".strip(),
         versions=versions,
     )
 
@@ -51,3 +55,11 @@ def devices() -> str:
     import jax
 
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def heading(where: dict) -> str:
+    """Where, when and with what a result was measured, in three lines."""
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    place = f"{where['cores']} cores, {where['processor']}, {where['platform']}, load {where['load_before']} before"
+    first = f"{where['devices']}; {place}" if "devices" in where else place
+    return "\n".join([first, f"{where['date']}, commit {where['commit']}, {versions}", where["command"]])

@@ -1,0 +1,1 @@
+"""The parts of `experiments.benchmarks.gpu_campaign`: data, stages, running, returning."""
