@@ -222,14 +222,16 @@ def differences(old: Mapping | ConfigDict, new: Mapping | ConfigDict) -> list[st
 def lengthens(old: ConfigDict, new: ConfigDict) -> bool:
     """Whether a run of `old` is how one of `new` begins.
 
-    That is where a longer `train.duration`, in the same unit, is all that differs, and nothing is a share of it: no
-    falls of the rate, no cosine, no warm-up in percent, no end of lighting.
+    That is where a longer `train.duration`, in the same unit, is all that differs, and nothing depends on it: no falls
+    of the rate, by share or by the errors of evaluations, of which one is at the end; no cosine, no warm-up in percent,
+    no end of lighting.
     """
     lengths = [re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(step|epoch)s?\s*", each.train.duration) for each in (old, new)]
     if not all(lengths) or lengths[0][2] != lengths[1][2] or float(lengths[0][1]) >= float(lengths[1][1]):
         return False
     optimizer, data = new.optimizer, new.data
     shares = optimizer.schedule != "steps" or optimizer.boundaries or "%" in optimizer.warmup
+    shares = shares or optimizer.plateau.times
     if shares or (data.lighting != "none" and data.lighting_until < 1):
         return False
     same = old.copy_and_resolve_references()

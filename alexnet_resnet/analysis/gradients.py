@@ -18,6 +18,7 @@ from alexnet_resnet.analysis import by_layer
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.models import Context
 from alexnet_resnet.models.resnet import Block
+from alexnet_resnet.models.stages import ScannedStage
 from alexnet_resnet.ops.losses import softmax_cross_entropy
 
 
@@ -94,8 +95,11 @@ def norms(
       batches: images as the network sees them in training, and their labels.
 
     Raises:
-      UserError: no batches.
+      UserError: no batches, or a network whose blocks are scanned or rematerialised.
     """
+    scanned = any(isinstance(module, ScannedStage) for _, module in nnx.iter_graph(network))
+    if scanned or getattr(network, "remat", "none") != "none":
+        raise UserError("network: expected model.scan=False and model.remat='none', to tell the blocks apart.")
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
     parts, found = by_layer.modules(network), []
     kernels: tuple[str, ...] = ()

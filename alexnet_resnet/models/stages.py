@@ -30,7 +30,8 @@ def run_stage(stage: nnx.Module, x: Float[Array, "N H W C"], remat: str, context
 class ScannedStage(nnx.Module):
     """Blocks of which all but the first are one, `rest`, whose arrays have a leading axis: the block's number less one.
 
-    The parameters start as those of blocks made one after the other, bit by bit, and activations have the same names.
+    The parameters start as those of blocks made one after the other, bit by bit where the keys are of `Draws`, as
+    `models.create` has them, and activations have the same names.
 
     Args:
       first: the first block.

@@ -67,6 +67,9 @@ def keep_compiled(folder: str | None = None) -> str:
     Raises:
       UserError: a folder that cannot be made or written, or one that is named for several processes on CPUs.
     """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # A start has dozens of programs that take less than JAX's second each.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if folder is None and jax.config.jax_compilation_cache_dir:
         return jax.config.jax_compilation_cache_dir
     several = jax.process_count() > 1 and jax.default_backend() == "cpu"
@@ -85,9 +88,6 @@ def keep_compiled(folder: str | None = None) -> str:
             raise UserError(f"compilation_cache={folder!r}: expected a folder that can be written ({reason}).")
         place = "" if reason else place
     jax.config.update("jax_compilation_cache_dir", place or None)
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # A start has dozens of programs that take less than JAX's second each.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return place
 
 

@@ -5,19 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_resnet.data import loaders, sources
-from alexnet_resnet.parallel import mesh, strategies
-from alexnet_resnet.training import objective as objective_lib
-from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
 from alexnet_resnet.training import step as step_lib
-
-# Of the schedule; nothing of a step's cost depends on it.
-STEPS = 10_000
+from experiments.benchmarks import training_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,21 +38,8 @@ def streamed(config: ConfigDict, devices: Sequence[jax.Device] | None = None) ->
       config: of a training; its dataset is not looked at.
       devices: by default all.
     """
-    size, side, channels = config.train.batch_size, config.data.image_size, config.data.channels
-    network, optimizer, rate, strategy, create = _parts(config, devices)
-    random = np.random.default_rng(0)
-    batch = dict(
-        image=random.integers(0, 256, (size, side, side, channels), np.uint8),
-        label=random.integers(0, config.data.num_classes, size, np.int32),
-        valid=np.ones(size, bool),
-        row=np.arange(size, dtype=np.int32),
-        epoch=np.zeros(size, np.int32),
-        offset=np.zeros((size, 2), np.int32),
-        flip=random.integers(0, 2, size).astype(bool) & config.data.random_flip,
-    )
-    objective = objective_lib.create(config, STEPS)
-    function = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data, objective)
-    return BareStep(function, create, (mesh.put_batch(batch, strategy.batch),))
+    step, _, batch, start = training_steps.lowerable(config, devices)
+    return BareStep(step, start, (batch,))
 
 
 def resident(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> BareStep:
@@ -68,25 +49,9 @@ def resident(config: ConfigDict, devices: Sequence[jax.Device] | None = None) ->
       config: of a training by the resident loader.
       devices: by default all.
     """
-    network, optimizer, rate, strategy, create = _parts(config, devices)
-    objective = objective_lib.create(config, STEPS)
-    function = step_lib.compile_resident_steps(network, optimizer, rate, strategy, config, objective)
+    of = training_steps.parts(config, devices)
+    function = step_lib.compile_resident_steps(of.network, of.optimizer, of.rate, of.strategy, config, of.objective)
     examples = sources.load(config.data, config.data.train_split)
-    arrays = loaders.create(config.data, examples).on_device(strategy.everywhere)
+    arrays = loaders.create(config.data, examples).on_device(of.strategy.everywhere)
     steps = config.train.steps_per_call
-    return BareStep(function, create, (arrays, np.int32(0), np.int32(0), np.int32(steps)), steps)
-
-
-def _parts(config: ConfigDict, devices):
-    strategy = strategies.create(config, devices)
-    network = state_lib.from_config(config)
-    rate = optimizer_lib.schedule(config.optimizer, STEPS, float(STEPS), config.train.batch_size)
-    optimizer = optimizer_lib.create(config.optimizer, rate)
-    side, channels = config.data.canvas_size, config.data.channels
-
-    def state():
-        mean, colours = jnp.full((side, side, channels), 127.5), jnp.eye(channels)
-        return state_lib.create(network, optimizer, config.seed, mean, colours)
-
-    create = jax.jit(state, out_shardings=state_lib.shardings(network, optimizer, strategy))
-    return network, optimizer, rate, strategy, create
+    return BareStep(function, of.start, (arrays, np.int32(0), np.int32(0), np.int32(steps)), steps)

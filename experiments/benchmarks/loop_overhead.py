@@ -19,7 +19,8 @@ steps come after the last round. The loop's rate is compared with the bare step'
 called when a step is handed to the device, which the loop does when the step before the last has ended: at both ends of
 a measurement alike. Compiling is not in it, nor a process's first save, which compiles too. CPU is the same by the
 processor time of all threads, which other programs disturb less; on a processor that is the overhead's work, on an
-accelerator it says nothing.
+accelerator it says nothing. Before the bare step is measured, input and saving are let come to rest; so the loop begins
+with full buffers, of a few batches.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ from alexnet_resnet.errors import UserError, check_at_least
 from alexnet_resnet.parallel.host import keep_freed_memory
 from alexnet_resnet.training import loop, workdir
 from alexnet_resnet.training.checkpoints import Checkpoints
-from experiments.benchmarks import bare_step, command, timing
+from experiments.benchmarks import bare_step, command, timing, training_steps
 from experiments.benchmarks.loop_turns import LEAST_RATE, MOST_COST, Turns, Watch, compare, judge
 from experiments.study import plan
 
@@ -93,6 +94,7 @@ def configure(path: str, folder: str, turns: Turns) -> ConfigDict:
     config.train.update(batch_size=batch, duration=f"{turns.total} steps", steps_per_call=turns.call)
     config.data.update(train_split="train", validation_split="", test_split="", view="canvas", mean_examples=0)
     config.optimizer.plateau.times = 0
+    config.optimizer.learning_rate = config.optimizer.warmup_learning_rate = training_steps.LEARNING_RATE
     config.checkpoint.every = f"{turns.every} steps"
     config.evaluation.every = f"{2 * turns.total} steps"
     # A call goes no further than the next report.

@@ -72,6 +72,7 @@ class Watch:
         if what == "bare":
             start = time.perf_counter()
             _wait_for_the_device()
+            _wait_for_the_host()
             jax.block_until_ready(self._bare(self._turns.call))
             self._begin("bare")
             jax.block_until_ready(self._bare(self._turns.steps))
@@ -94,6 +95,15 @@ class Watch:
 
 def _wait_for_the_device() -> None:
     jax.block_until_ready([array for array in jax.live_arrays() if not array.is_deleted()])
+
+
+def _wait_for_the_host() -> None:
+    """Until this process is idle: what is being saved is saved, and tf.data's buffers are full. At most ten seconds."""
+    for _ in range(100):
+        used = time.process_time()
+        time.sleep(0.1)
+        if time.process_time() - used < 0.01:
+            return
 
 
 def compare(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:

@@ -17,7 +17,6 @@ the batch in four parts (train.accumulate).
 import dataclasses
 import itertools
 
-import jax
 from absl import flags
 
 from alexnet_resnet.errors import UserError, check_choice
@@ -61,7 +60,7 @@ def measure() -> dict:
     for value in SIZES.value:
         if not value.isdecimal() or not int(value):
             raise UserError(f"batch_sizes={value!r}: expected whole numbers above zero, such as 64,128.")
-    sizes, on_cpu = [int(size) for size in SIZES.value], jax.default_backend() == "cpu"
+    sizes, on_cpu = [int(size) for size in SIZES.value], processes.platform() == "cpu"
     wanted = cases(NAMES.value, FORM_NAMES.value, sizes, on_cpu, ALL.value)
     if command.QUICK.value:
         wanted = [Case(*case) for case in QUICK]

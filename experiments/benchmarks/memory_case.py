@@ -8,7 +8,7 @@ from absl import flags
 
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel.host import peak_memory
-from experiments.benchmarks import command, training_steps
+from experiments.benchmarks import command, processes, training_steps
 from experiments.study import plan
 
 FLAGS = command.own_flags()
@@ -80,5 +80,17 @@ def case_of(text: str) -> Case:
     return Case(parts[0], parts[1], int(parts[2]))
 
 
+def main() -> None:
+    """Prints what was found, or that there was not enough memory."""
+    case = case_of(ONE.value)
+    try:
+        found = measure_here(case)
+    except Exception as error:
+        if not any(said in str(error) for said in processes.SAID) and not isinstance(error, MemoryError):
+            raise
+        found = dict(failure=processes.OUT_OF_MEMORY)
+    print(json.dumps(found), flush=True)
+
+
 if __name__ == "__main__":
-    command.run(lambda: print(json.dumps(measure_here(case_of(ONE.value))), flush=True), FLAGS)
+    command.run(main, FLAGS)

@@ -6,6 +6,15 @@ import sys
 from collections.abc import Sequence
 
 OUT_OF_MEMORY = "out of memory"
+# What JAX and the C++ library say.
+SAID = ("RESOURCE_EXHAUSTED", "out of memory", "bad_alloc")
+
+
+def platform() -> str:
+    """What JAX computes on, 'cpu', 'gpu' or 'tpu', asked in a process of its own: here it would take the device."""
+    code = "import jax; print(jax.default_backend())"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.split()[-1]
 
 
 def run(module: str, arguments: Sequence[str], limit: float | None = None) -> dict:

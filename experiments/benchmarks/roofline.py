@@ -15,6 +15,7 @@ no cache holds.
 """
 
 import functools
+import itertools
 import time
 
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from alexnet_resnet.errors import UserError, check_at_least, check_choice
-from experiments.benchmarks import command, timing, training_steps
+from experiments.benchmarks import command, processes, timing, training_steps
 from experiments.benchmarks.training_steps import DTYPES, TITLES
 
 FLAGS = command.own_flags()
@@ -115,8 +116,19 @@ def measure() -> dict:
         if not values:
             raise UserError(f"{field}='': expected at least one of {', '.join(map(repr, known))}.")
     check_at_least("batch_size", BATCH_SIZE.value, 0)
-    rows = [row(name, dtype) for dtype in TYPES.value for name in NETWORKS.value]
-    peaks = {dtype: dict(zip(("flops", "source"), timing.peak(dtype), strict=True)) for dtype in TYPES.value}
+    # Where the figures mean nothing, one will do.
+    names, dtypes = (NETWORKS.value[:1], TYPES.value[:1]) if command.QUICK.value else (NETWORKS.value, TYPES.value)
+    rows = []
+    for name, dtype in itertools.product(names, dtypes):
+        try:
+            rows.append(row(name, dtype))
+        except Exception as error:
+            if not any(said in str(error) for said in processes.SAID):
+                raise
+            command.say(f"{name}, {dtype}: {processes.OUT_OF_MEMORY}, left out")
+    if not rows:
+        raise UserError(f"batch_size={BATCH_SIZE.value}: expected fewer images, for which there is enough memory.")
+    peaks = {dtype: dict(zip(("flops", "source"), timing.peak(dtype), strict=True)) for dtype in dtypes}
     return dict(rows=rows, peaks=peaks, bandwidth=dict(zip(("bytes", "source"), bandwidth(), strict=True)))
 
 

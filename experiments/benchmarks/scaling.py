@@ -27,19 +27,15 @@ Networks: alexnet (all strategies), resnet50 and vgg16 (data and fsdp). AlexNet 
 import os
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from alexnet_resnet import config as config_lib
 from alexnet_resnet.analysis import audit, summary
 from alexnet_resnet.errors import UserError, check_at_least, check_choice
-from alexnet_resnet.parallel import mesh as mesh_lib
 from alexnet_resnet.parallel import strategies
-from alexnet_resnet.training import optimizer as optimizer_lib
 from alexnet_resnet.training import state as state_lib
-from alexnet_resnet.training import step as step_lib
-from experiments.benchmarks import command, scaling_model, scaling_report, timing
+from experiments.benchmarks import command, scaling_model, scaling_report, timing, training_steps
 from experiments.benchmarks.links import LINKS
 from experiments.benchmarks.scaling_model import Program, Step
 
@@ -162,7 +158,7 @@ def measured(devices: list[jax.Device], counts: list[int], batch_per_device: int
     # Where the figures mean nothing, one will do.
     keys = keys[-1:] if command.QUICK.value else keys
     contenders = {
-        f"{name} on {count}": _contender(configuration(name, count, batch_per_device), devices[:count])
+        f"{name} on {count}": training_steps.create(_still(name, count, batch_per_device), devices[:count])[-1]
         for name, count in keys
     }
     return [
@@ -176,29 +172,11 @@ def measured(devices: list[jax.Device], counts: list[int], batch_per_device: int
     ]
 
 
-def _contender(config, devices: list[jax.Device]):
-    """A training step on random images that lie on the devices."""
-    strategy, network = strategies.create(config, devices), state_lib.from_config(config)
-    rate = optimizer_lib.schedule(config.optimizer, 100, 10)
-    optimizer = optimizer_lib.create(config.optimizer, rate)
-    size, channels = config.train.batch_size, config.data.channels
-    random = np.random.default_rng(0)
-    batch = {
-        "image": random.integers(0, 256, (size, *network.image_shape), np.uint8),
-        "offset": np.zeros((size, 2), np.int32),
-        "flip": np.zeros(size, bool),
-        "valid": np.ones(size, bool),
-        "label": random.integers(0, config.data.num_classes, size, np.int32),
-        "row": np.arange(size, dtype=np.int32),
-        "epoch": np.zeros(size, np.int32),
-    }
-    mean, colours = jnp.zeros((1, 1, channels)), jnp.zeros((channels, channels))
-    laid_out = state_lib.shardings(network, optimizer, strategy)
-    create = jax.jit(lambda: state_lib.create(network, optimizer, 0, mean, colours), out_shardings=laid_out)
-    state, batch = create(), mesh_lib.put_batch(batch, strategy.batch)
-    step = step_lib.compile_train_step(network, optimizer, rate, strategy, config.data)
-    program, _ = timing.compiled(step, state, batch)
-    return timing.onwards(program, state, batch)
+def _still(name: str, count: int, batch_per_device: int) -> ConfigDict:
+    """The configuration of a step that is taken again and again: devices are faster with zeros and NaNs."""
+    config = configuration(name, count, batch_per_device)
+    config.optimizer.learning_rate = config.optimizer.warmup_learning_rate = training_steps.LEARNING_RATE
+    return config
 
 
 def peak(kind: str) -> float:

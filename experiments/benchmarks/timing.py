@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.benchmarks import command
 
@@ -57,10 +58,15 @@ class without_cache:
 
     def __enter__(self):
         self._before = jax.config.jax_enable_compilation_cache
-        jax.config.update("jax_enable_compilation_cache", False)
+        self._use(False)
 
     def __exit__(self, *exception):
-        jax.config.update("jax_enable_compilation_cache", self._before)
+        self._use(self._before)
+
+    def _use(self, enabled: bool) -> None:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        # JAX looks whether it has a cache at its first compilation alone.
+        compilation_cache.reset_cache()
 
 
 def measure(contenders: Mapping[str, Callable[[int], Any]]) -> dict[str, Spread]:

@@ -1,6 +1,6 @@
 """Our training step on synthetic images that lie on the device: the networks that are measured, and what they cost."""
 
-import functools
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -39,6 +39,8 @@ TITLES = {
 }
 DTYPES = ("float32", "bfloat16")
 
+# Of the schedule; nothing of a step's cost depends on it.
+STEPS = 10_000
 # So small that hundreds of steps on one batch of noise stay finite: devices are faster with zeros and NaNs.
 LEARNING_RATE = 1e-6
 # With --quick: a few maps and pixels, and the shallowest net of each family.
@@ -116,11 +118,31 @@ def colours(data) -> np.ndarray:
     return axes.astype(np.float32)
 
 
-def lowerable(config, devices: Sequence[jax.Device]) -> tuple[Callable, PyTree, dict[str, jax.Array], Callable]:
-    """Our jitted training step over some devices, and what it is compiled for.
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a training step over some devices is made of.
 
-    Returns:
-      The step; the shapes of a state, laid out; a batch; and a function without arguments that makes a state.
+    Attributes:
+      strategy, network, optimizer, rate, objective: of the training.
+      shapes: of its state, laid out.
+      start: makes a state.
+    """
+
+    strategy: strategies.Strategy
+    network: state_lib.Network
+    optimizer: optimizer_lib.Optimizer
+    rate: Callable
+    objective: objective_lib.Objective
+    shapes: PyTree
+    start: Callable[[], PyTree]
+
+
+def parts(config, devices: Sequence[jax.Device] | None = None) -> Parts:
+    """What a configuration's training step is made of.
+
+    Args:
+      config: of a training; its dataset is not looked at.
+      devices: by default all.
 
     Raises:
       UserError: as `strategies.create` and `objective.check`.
@@ -128,19 +150,40 @@ def lowerable(config, devices: Sequence[jax.Device]) -> tuple[Callable, PyTree, 
     strategy = strategies.create(config, devices)
     objective_lib.check(config, strategy)
     network = state_lib.from_config(config)
-    steps = 10_000
-    rate = optimizer_lib.schedule(config.optimizer, steps, steps / 10, config.train.batch_size)
+    rate = optimizer_lib.schedule(config.optimizer, STEPS, STEPS / 10, config.train.batch_size)
     optimizer = optimizer_lib.create(config.optimizer, rate)
     data = config.data
     side = 1 if data.mean == "none" else data.canvas_size
-    mean = jnp.full((side, side, data.channels), 127.5)
-    create_state = functools.partial(state_lib.create, network, optimizer, config.seed)
-    objective = objective_lib.create(config, steps)
-    step = step_lib.compile_train_step(network, optimizer, rate, strategy, data, objective)
-    shapes = strategy.place(state_lib.like(config, network, optimizer, strategy.everywhere))
-    shardings = state_lib.shardings(network, optimizer, strategy)
-    start = functools.partial(jax.jit(create_state, out_shardings=shardings), mean, colours(data))
-    return step, shapes, batch(config, strategy), start
+
+    def state():
+        mean = jnp.full((side, side, data.channels), 127.5)
+        return state_lib.create(network, optimizer, config.seed, mean, colours(data))
+
+    return Parts(
+        strategy=strategy,
+        network=network,
+        optimizer=optimizer,
+        rate=rate,
+        objective=objective_lib.create(config, STEPS),
+        shapes=strategy.place(state_lib.like(config, network, optimizer, strategy.everywhere)),
+        start=state_lib.jit_once(state, out_shardings=state_lib.shardings(network, optimizer, strategy)),
+    )
+
+
+def lowerable(
+    config, devices: Sequence[jax.Device] | None = None
+) -> tuple[Callable, PyTree, dict[str, jax.Array], Callable]:
+    """Our jitted training step over some devices, and what it is compiled for.
+
+    Returns:
+      The step; the shapes of a state, laid out; a batch; and a function without arguments that makes a state.
+
+    Raises:
+      UserError: as `parts`.
+    """
+    of = parts(config, devices)
+    step = step_lib.compile_train_step(of.network, of.optimizer, of.rate, of.strategy, config.data, of.objective)
+    return step, of.shapes, batch(config, of.strategy), of.start
 
 
 def create(config, devices: Sequence[jax.Device]) -> tuple[jax.stages.Compiled, float, Callable[[int], dict]]:

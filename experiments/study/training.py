@@ -1,5 +1,6 @@
 """Trains the runs of a study one after the other; those that are finished are not trained again."""
 
+import contextlib
 import dataclasses
 import glob
 import json
@@ -112,12 +113,15 @@ def finished(run: Run, settings: Settings) -> Trained | None:
     if not os.path.exists(path):
         return None
     trained = workdir_lib.read_config(workdir)
-    # Only the trainer can tell a user's own images from others in another place, and does.
-    own = config.data.dataset in ("folder", "prepared", "npz") and config.data.data_dir != trained.data.data_dir
-    if own or config_lib.differences(trained, config):
+    if _of_other_images(trained, config) or config_lib.differences(trained, config):
         return None
     with open(path) as file:
         return Trained(run, workdir, config, **json.load(file))
+
+
+def _of_other_images(trained: ConfigDict, config: ConfigDict) -> bool:
+    """Only the trainer can tell a user's own images from others in another place, and does."""
+    return config.data.dataset in ("folder", "prepared", "npz") and config.data.data_dir != trained.data.data_dir
 
 
 def take_over(run: Run, settings: Settings, say: Callable[[str], None]) -> None:
@@ -133,7 +137,7 @@ def take_over(run: Run, settings: Settings, say: Callable[[str], None]) -> None:
     for path in glob.glob(os.path.join(glob.escape(os.path.dirname(budgets)), "*", glob.escape(name), FINISHED)):
         folder = os.path.dirname(path)
         trained = workdir_lib.read_config(folder)
-        if config_lib.lengthens(trained, config):
+        if config_lib.lengthens(trained, config) and not _of_other_images(trained, config):
             shorter[folder] = float(plan.LENGTH.fullmatch(trained.train.duration)[1])
     if shorter:
         longest = max(shorter, key=shorter.get)
@@ -142,7 +146,9 @@ def take_over(run: Run, settings: Settings, say: Callable[[str], None]) -> None:
         # Half a copy has another name.
         with tempfile.TemporaryDirectory(dir=budgets) as copy:
             shutil.copytree(longest, os.path.join(copy, name), ignore=shutil.ignore_patterns(FINISHED))
-            os.replace(os.path.join(copy, name), place)
+            # Another task may have begun it meanwhile.
+            with contextlib.suppress(OSError):
+                os.rename(os.path.join(copy, name), place)
 
 
 def train(run: Run, settings: Settings) -> Trained:
@@ -158,6 +164,9 @@ def train(run: Run, settings: Settings) -> Trained:
 
     workdir, config, diverged = settings.workdir(run), plan.resolve(run, settings), ""
     machine = provenance.machine()
+    # Of a shorter training, which this one makes longer.
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(workdir, FINISHED))
     try:
         final = loop.train(config, workdir)
     except Diverged as error:

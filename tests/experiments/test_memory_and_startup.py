@@ -1,13 +1,17 @@
 """The benchmarks of memory and of starting: what they choose, decide and say; and both from end to end."""
 
 import json
+import os
+from unittest import mock
 
+import jax
 import pytest
 from absl import flags
 from chosen_flags import chosen
+from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet_resnet.errors import UserError
-from experiments.benchmarks import memory, memory_case, processes, startup
+from experiments.benchmarks import memory, memory_case, processes, startup, timing
 
 GIB = 2**30
 
@@ -56,6 +60,7 @@ def test_a_case_that_fails_is_a_row(monkeypatch):
         ]
     )
     monkeypatch.setattr(memory.processes, "run", lambda module, arguments: next(found))
+    monkeypatch.setattr(memory.processes, "platform", lambda: "cpu")
     with chosen(memory.FLAGS, networks=["resnet20"], forms=["plain", "block"], batch_sizes=["8"]):
         result = memory.measure()
     assert [r.get("failure") for r in result["rows"]] == ["out of memory", None]
@@ -90,6 +95,38 @@ def test_refused_before_anything_is_measured(module, field, value, said, monkeyp
     monkeypatch.setattr(startup, "import_seconds", None)
     with chosen(module.FLAGS, **{field: value}), pytest.raises(UserError, match=said):
         module.measure()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), MemoryError()])
+def test_what_does_not_fit_is_a_result(error, monkeypatch, capsys):
+    monkeypatch.setattr(memory_case.training_steps, "create", mock.Mock(side_effect=error))
+    with chosen(memory_case.FLAGS, one="resnet20,plain,8"):
+        memory_case.main()
+        assert json.loads(capsys.readouterr().out) == dict(failure="out of memory")
+        monkeypatch.setattr(memory_case.training_steps, "create", mock.Mock(side_effect=RuntimeError("else")))
+        with pytest.raises(RuntimeError, match="else"):
+            memory_case.main()
+
+
+def test_compiling_for_a_benchmark_leaves_the_cache_out(tmp_path):
+    fields = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in fields}
+    for name, value in zip(fields, (str(tmp_path), 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        x = jax.device_put(1.0)
+        jax.jit(lambda x: x + 17).lower(x).compile()
+        kept = os.listdir(tmp_path)
+        program, seconds = timing.compiled(jax.jit(lambda x: x * 19), x)
+        assert kept and sorted(os.listdir(tmp_path)) == sorted(kept)
+        assert program(x) == 19 and seconds > 0
+        jax.jit(lambda x: x - 23).lower(x).compile()
+        assert len(os.listdir(tmp_path)) > len(kept)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 @pytest.mark.parametrize("text", ["", "resnet20,plain", "resnet21,plain,4", "resnet20,some,4", "resnet20,plain,x"])

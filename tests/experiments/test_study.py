@@ -1,5 +1,6 @@
 """What the experiments share: budgets, trainings that are done once, tables, records, and the command line."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -171,6 +172,33 @@ def test_where_the_rate_falls_by_length_a_budget_begins_anew(settings, performed
     other = Settings(settings.out, budget=Budget("4 steps"), data_dir=settings.data_dir, changes=SMALL)
     training_lib.train_all(RUNS, other, False, lambda text: None)
     assert not any(os.path.exists(other.workdir(run)) for run in RUNS)
+
+
+def test_other_images_are_not_gone_on_with(settings, tmp_path):
+    changes = SMALL | {"optimizer.boundaries": ()}
+    own = Settings(str(tmp_path), budget=Budget("2 steps"), data_dir=settings.data_dir, changes=changes)
+    other = dataclasses.replace(own, budget=Budget("4 steps"), data_dir=str(tmp_path / "other.npz"))
+    longer = dataclasses.replace(own, budget=Budget("4 steps"))
+    config = plan.resolve(RUNS[1], own)
+    place = Path(own.workdir(RUNS[1]))
+    place.mkdir(parents=True)
+    (place / "config.json").write_text(config.to_json())
+    (place / training_lib.FINISHED).write_text("{}")
+    training_lib.take_over(RUNS[1], other, lambda text: None)
+    assert not os.path.exists(other.workdir(RUNS[1]))
+    training_lib.take_over(RUNS[1], longer, lambda text: None)
+    assert os.listdir(longer.workdir(RUNS[1])) == ["config.json"]
+
+
+def test_a_run_that_is_being_made_longer_is_not_finished(settings, tmp_path, monkeypatch):
+    own = Settings(str(tmp_path), budget=Budget("2 steps"), data_dir=settings.data_dir, changes=SMALL)
+    place = Path(own.workdir(RUNS[0]))
+    place.mkdir(parents=True)
+    (place / training_lib.FINISHED).write_text("{}")
+    monkeypatch.setattr(loop, "train", lambda config, workdir: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        training_lib.train(RUNS[0], own)
+    assert os.listdir(place) == []
 
 
 def test_another_configuration_in_the_same_folder_is_refused(settings, performed):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from alexnet_resnet import config as config_lib
 from alexnet_resnet import models, pretrained
-from alexnet_resnet.analysis import audit, summary
+from alexnet_resnet.analysis import audit, gradients, summary
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.models import Context, stages
 from alexnet_resnet.models.draws import Draws
@@ -204,6 +204,10 @@ def test_refused():
         of(CIFAR | dict(remat="layer"))
     with pytest.raises(UserError, match=r"^model.scan='yes': expected bool"):
         of(CIFAR | dict(scan="yes"))
+    for form in (SCAN, REMAT):
+        network = nnx.eval_shape(lambda form=form: models.create(CIFAR | form, (8, 8, 3), 10, jax.random.key(0)))
+        with pytest.raises(UserError, match=r"^network: expected model.scan=False and model.remat='none'"):
+            gradients.norms(network, [])
     config = config_lib.default("resnet_cifar")
     config.model.scan = True
     with pytest.raises(UserError, match=r"^model.scan=True: expected False, to tell the layers apart"):

@@ -57,6 +57,9 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
         workdir_lib.check(str(tmp_path), other)
 
 
+CUTS = {"times": 3, "patience": 1}
+
+
 def lasting(duration, boundaries=(), **optimizer):
     config = make_config()
     config.train.duration = duration
@@ -79,6 +82,7 @@ def test_a_run_whose_rate_is_constant_may_be_made_longer(tmp_path):
         (lasting("3 epochs", (0.5,)), lasting("4 epochs", (0.5,))),
         (lasting("3 epochs", schedule="cosine"), lasting("4 epochs", schedule="cosine")),
         (lasting("3 epochs", warmup="5%"), lasting("4 epochs", warmup="5%")),
+        (lasting("3 epochs", plateau=CUTS), lasting("4 epochs", plateau=CUTS)),
         (lasting("3 epochs"), lasting("4 epochs", learning_rate=0.05)),
     ],
 )

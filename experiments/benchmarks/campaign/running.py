@@ -164,7 +164,8 @@ class Campaign:
         folder, begin = os.path.join(self.out, stage.name), self._clock()
         os.makedirs(folder, exist_ok=True)
         limit, why = self.until - self.grace, "the minutes were over"
-        patience = max(LEAST_PATIENCE, PATIENCE * seconds)
+        # What was not enough in the last call is no measure of what will be.
+        patience = max(LEAST_PATIENCE, PATIENCE * max(seconds, before.seconds * (before.status == STOPPED)))
         if stage.kind != TRAINING and begin + patience < limit:
             limit, why = begin + patience, f"it took more than {patience:,.0f} s"
         log = os.path.join(folder, LOG)
