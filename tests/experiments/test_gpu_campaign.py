@@ -88,7 +88,14 @@ def test_the_stages_come_in_the_order_in_which_they_are_wanted():
     names = [stage.name for stage in stages_lib.stages(rehearse=False)]
     assert names == [
         *("numerics", "train_throughput_first", "resnet20", "plain20", "lrn", "loop_overhead", "resnet110"),
-        *("train_throughput_cifar", "train_throughput_float32", "train_throughput_rest", "memory", "memory_1202"),
+        *(
+            "train_throughput_cifar",
+            "train_throughput_float32",
+            "train_throughput_rest",
+            "roofline",
+            "memory",
+            "memory_1202",
+        ),
         *("resnet56", "resnet32", "resnet44"),
         *("author_18pct", "author_13pct", "author_11pct"),
     ]
@@ -301,6 +308,11 @@ def test_a_benchmark_that_takes_far_longer_than_expected_makes_room(tmp_path):
     results = campaign([program("slow", code), program("next", "")], tmp_path, clock=clock).run()
     assert results["slow"].status == STOPPED and "took more than 120 s" in results["slow"].text
     assert results["next"].status == DONE
+    # It has three times what was not enough in the next call.
+    (tmp_path / "begun").unlink()
+    clock = Clock((tmp_path / "begun").exists, late=500.0)
+    slow = campaign([program("slow", code)], tmp_path, clock=clock).run()["slow"]
+    assert re.search(r"took more than 39\d s", slow.text), slow.text
 
 
 def test_a_signal_to_the_campaign_stops_the_stage_and_ends_it(tmp_path):
