@@ -12,17 +12,25 @@ from alexnet_resnet import cli
 from alexnet_resnet.errors import UserError, check_at_least
 from experiments.benchmarks import provenance
 
-OUT = flags.DEFINE_string("out", None, "The folder for the table (.txt), the figures (.json) and the chart (.png).")
-QUICK = flags.DEFINE_bool("quick", False, "One short round at small sizes, to see that everything runs.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each contender is measured, in turns with all others.")
-SECONDS = flags.DEFINE_float("seconds", 2.0, "How long each measurement is at least.")
-
 
 def own_flags() -> flags.FlagValues:
     """A module's own flags, for `flags.DEFINE_...(flag_values=...)`: others may have flags of the same names."""
     own = flags.FlagValues()
     own.mark_as_parsed()
     return own
+
+
+FLAGS = own_flags()
+OUT = flags.DEFINE_string(
+    "out", None, "The folder for the table (.txt), the figures (.json) and the chart (.png).", flag_values=FLAGS
+)
+QUICK = flags.DEFINE_bool(
+    "quick", False, "One short round at small sizes, to see that everything runs.", flag_values=FLAGS
+)
+ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "How often each contender is measured, in turns with all others.", flag_values=FLAGS
+)
+SECONDS = flags.DEFINE_float("seconds", 2.0, "How long each measurement is at least.", flag_values=FLAGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +61,10 @@ def main(benchmark: Benchmark) -> None:
 
 def run(main: Callable[[], None], *own: flags.FlagValues) -> None:
     """Runs a command with the flags of this module and its own, all of which --help lists."""
-    for values in own:
+    for values in (FLAGS, *own):
         flags.FLAGS.append_flag_values(values)
-    for name in (OUT.name, QUICK.name, ROUNDS.name, SECONDS.name, *(name for values in own for name in values)):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+        for name in values:
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     cli.run(main)
 
 

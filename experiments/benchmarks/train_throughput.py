@@ -92,7 +92,7 @@ def _in_a_process(network: str, dtype: str) -> list[dict]:
 
 
 def _flag(name: str) -> flags.Flag:
-    return (throughput_team.FLAGS if name in throughput_team.FLAGS else flags.FLAGS)[name]
+    return (throughput_team.FLAGS if name in throughput_team.FLAGS else command.FLAGS)[name]
 
 
 def finished(printed: str, status: int) -> list[dict]:

@@ -7,20 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
+from chosen_flags import chosen
 from PIL import Image
 
 from alexnet_resnet.ops import linear
 from experiments.benchmarks import bare_step, cpu_gradients, loop_turns, lrn_contenders
+from experiments.benchmarks import command as command_lib
 from experiments.benchmarks.loop_turns import Turns, Watch
 
 
 @pytest.fixture(autouse=True)
 def quick_flags():
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    with flagsaver.flagsaver(quick=True):
+    with chosen(command_lib.FLAGS, quick=True):
         yield
 
 

@@ -6,7 +6,6 @@ from unittest import mock
 
 import jax
 import pytest
-from absl import flags
 from chosen_flags import chosen
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -14,12 +13,6 @@ from alexnet_resnet.errors import UserError
 from experiments.benchmarks import memory, memory_case, processes, startup, timing
 
 GIB = 2**30
-
-
-@pytest.fixture(autouse=True)
-def parsed():
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
 
 
 def row(network, form, batch=64, peak=GIB, seconds=10.0):

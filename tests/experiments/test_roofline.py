@@ -1,12 +1,11 @@
 """What binds a step, and how near it comes: by hand."""
 
 import pytest
-from absl import flags
 from chosen_flags import chosen
 from PIL import Image
 
 from alexnet_resnet.errors import UserError
-from experiments.benchmarks import roofline, training_steps
+from experiments.benchmarks import command, roofline, training_steps
 
 
 @pytest.mark.parametrize(
@@ -22,9 +21,7 @@ def test_the_roof_is_the_lower_of_two(flops, traffic, seconds, expected):
 
 
 def test_a_step_is_measured_and_drawn(tmp_path):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    with chosen(flags.FLAGS, quick=True), chosen(roofline.FLAGS, networks=["resnet20"]):
+    with chosen(command.FLAGS, quick=True), chosen(roofline.FLAGS, networks=["resnet20"]):
         result = roofline.measure()
     (found,) = result["rows"]
     config = training_steps.config("resnet20", "float32", 2, quick=True)

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from chosen_flags import chosen
 from flax import nnx
 from PIL import Image
@@ -27,6 +25,7 @@ from experiments.benchmarks import (
     train_throughput,
     training_steps,
 )
+from experiments.benchmarks import command as command_lib
 from experiments.benchmarks.throughput_team import LOST, OURS
 
 NAME = "experiments.benchmarks.train_throughput"
@@ -34,9 +33,7 @@ NAME = "experiments.benchmarks.train_throughput"
 
 @pytest.fixture(autouse=True)
 def parsed_flags():
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    with flagsaver.flagsaver(quick=True):
+    with chosen(command_lib.FLAGS, quick=True):
         yield
 
 
@@ -260,7 +257,7 @@ def test_several_devices_are_measured_by_all_strategies_that_a_network_has():
 
 def test_sizes_are_those_asked_for_or_the_devices(monkeypatch):
     assert throughput_team.batch_sizes(224, [3, 5]) == [3, 5]
-    with flagsaver.flagsaver(quick=False):
+    with chosen(command_lib.FLAGS, quick=False):
         assert max(throughput_team.batch_sizes(224, [0])) < max(throughput_team.batch_sizes(32, [0]))
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         assert throughput_team.batch_sizes(224, [0]) == throughput_team.batch_sizes(32, [0]) == [64, 128, 256]
@@ -306,7 +303,7 @@ def no_build(error):
 )  # fmt: skip
 def test_one_that_fails_says_why_and_the_others_go_on(build, says):
     failing, sound = (throughput_team.Contender(b) for b in (build, lambda: (lambda calls: jnp.ones(()), 0.5)))
-    with flagsaver.flagsaver(quick=False, rounds=2, seconds=1e-4):
+    with chosen(command_lib.FLAGS, quick=False, rounds=2, seconds=1e-4):
         spreads = timing.measure({"failing": failing, "sound": sound})
     assert failing.failure == says and not sound.failure
     assert spreads["sound"].rounds == 2 and sound.compile_seconds(0.1) == 0.5
