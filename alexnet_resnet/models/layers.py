@@ -152,8 +152,10 @@ class BatchNorm(nnx.Module):
             new = (jnp.mean(mean, 0), jnp.mean(variance, 0) * (values / max(values - 1, 1)))
             new_mean, new_variance = lax.pmean(new, axes) if axes else new
             keep = self.momentum
-            self.mean[...] = keep * self.mean[...] + (1 - keep) * new_mean
-            self.variance[...] = keep * self.variance[...] + (1 - keep) * new_variance
+            # Not by `[...] =`, which asks for the sharding of a traced array: JAX then walks through the trace so far
+            # for a message that nobody reads, more than half of the time that a deep network takes to trace.
+            self.mean.set_value(keep * self.mean[...] + (1 - keep) * new_mean)
+            self.variance.set_value(keep * self.variance[...] + (1 - keep) * new_variance)
         else:
             mean, variance = self.mean[...][None], self.variance[...][None]
         return batch_normalise(x, mean, variance, self.scale[...], self.bias[...], self.epsilon)
