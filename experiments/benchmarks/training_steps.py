@@ -157,7 +157,7 @@ def parts(config, devices: Sequence[jax.Device] | None = None) -> Parts:
 
     def state():
         mean = jnp.full((side, side, data.channels), 127.5)
-        return state_lib.create(network, optimizer, config.seed, mean, colours(data))
+        return state_lib.create(network, optimizer, config.seed, mean, jnp.asarray(colours(data)))
 
     return Parts(
         strategy=strategy,
