@@ -149,13 +149,25 @@ def test_the_scanned_rematerialised_step_takes_less_memory():
     assert temporary(**SCAN, **REMAT) < 0.7 * temporary(**SCAN)
 
 
-def test_the_scanned_program_does_not_grow_with_depth():
-    def length(depth, scan):
-        network = of(CIFAR | dict(depth=depth, scan=scan))
-        return len(str(jax.make_jaxpr(network.apply)(*network.shapes, images())).splitlines())
+def program(**fields):
+    network = of(CIFAR | fields)
+    return jax.make_jaxpr(network.apply)(*network.shapes, images()).jaxpr
 
-    assert length(56, True) == length(20, True)
-    assert length(56, False) > 2 * length(20, False)
+
+def test_the_scanned_program_does_not_grow_with_depth():
+    lengths = {depth: len(str(program(depth=depth, scan=True)).splitlines()) for depth in (20, 56)}
+    assert lengths[56] == lengths[20]
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_blocks_of_a_kind_are_traced_once(remat):
+    def calls_and_kinds(depth):
+        called = [e.params["jaxpr"] for e in program(depth=depth, remat=remat).eqns if e.params.get("name") == "block"]
+        return len(called), len({id(jaxpr) for jaxpr in called})
+
+    # Each stage's first block changes the shape, but for the first stage's.
+    assert calls_and_kinds(20) == (9, 5)
+    assert calls_and_kinds(56) == (27, 5)
 
 
 def test_the_keys_of_one_source_do_not_depend_on_how_they_are_counted():
