@@ -27,6 +27,11 @@ Array = np.ndarray | jax.Array
 
 def threefry(key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
     """Two random words for each key and counter: arrays of uint32 that broadcast, at least one of them with an axis."""
+    jax_has_it = any(isinstance(word, jax.Array) for word in (*key, *counter))
+    return (_rounds_by_jax if jax_has_it else _rounds)(key, counter)
+
+
+def _rounds(key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
     schedule = (*key, key[0] ^ key[1] ^ PARITY)
     x, y = counter[0] + schedule[0], counter[1] + schedule[1]
     for group in range(5):
@@ -36,6 +41,10 @@ def threefry(key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Ar
         x = x + schedule[(group + 1) % 3]
         y = y + (schedule[(group + 2) % 3] + np.uint32(group + 1))
     return x, y
+
+
+# A batch takes twenty calls of a hundred operations each: jitted, they are traced once for all.
+_rounds_by_jax = jax.jit(_rounds)
 
 
 def words(seed: int, epochs: Array, examples: Array, purpose: int) -> tuple[Array, Array]:

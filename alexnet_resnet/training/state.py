@@ -70,15 +70,23 @@ class Network:
       image_shape: height, width, channels of what the network sees.
       num_classes: logits.
 
+    Attributes:
+      shapes: the parameters and statistics as ShapeDtypeStructs, in the trees of `init`.
+
     Raises:
       UserError: as `models.create`.
     """
 
     def __init__(self, model, image_shape: tuple[int, int, int], num_classes: int):
-        self._create = lambda key: models.create(model, image_shape, num_classes, key)
-        self.graphdef, self._params, self._stats = nnx.split(
-            nnx.eval_shape(self._create, jax.random.key(0)), nnx.Param, nnx.BatchStat
-        )
+        def draw(key: Array) -> tuple[PyTree, PyTree]:
+            self.graphdef, params, stats = nnx.split(
+                models.create(model, image_shape, num_classes, key), nnx.Param, nnx.BatchStat
+            )
+            return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+        # Jitted, so that the shapes here and the values later are of one trace: building a deep network takes a while.
+        self._draw = jax.jit(draw)
+        self.shapes = jax.eval_shape(self._draw, jax.random.key(0))
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self._strategy = None
@@ -91,17 +99,11 @@ class Network:
 
     @property
     def parameter_count(self) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(self._params))
-
-    @property
-    def shapes(self) -> tuple[PyTree, PyTree]:
-        """The parameters and statistics as ShapeDtypeStructs, in the trees of `init`."""
-        return nnx.to_pure_dict(self._params), nnx.to_pure_dict(self._stats)
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0]))
 
     def init(self, key: Array) -> tuple[PyTree, PyTree]:
         """Fresh parameters and statistics. To be called under `jit_once`."""
-        _, params, stats = nnx.split(self._create(key), nnx.Param, nnx.BatchStat)
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+        return self._draw(key)
 
     def apply(
         self, params: PyTree, batch_stats: PyTree, images: Float[Array, "N H W C"], context: Context = Context()

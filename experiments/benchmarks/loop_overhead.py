@@ -4,8 +4,9 @@
 
 The bare step is the compiled training step, called again and again on data that lies on the device. The loop is
 `alexnet_resnet.training.loop.train` as the training command runs it: input, reading of the measurements, progress,
-reports every 50 steps, TensorBoard's events, asynchronous checkpoints; without evaluations. Seven minutes on two cores
-with ResNet-20 at a batch of 32; on an accelerator ResNet-50 at a batch of 64, or what --network and --batch_size say.
+reports every 50 steps, TensorBoard's events, asynchronous checkpoints; without evaluations. On processors ResNet-20 with
+its configuration's batch, 128; on an accelerator ResNet-50 at a batch of 64, or what --network and --batch_size say. A
+round of one path takes three minutes on two cores.
 
 Two ways to the data, each beside its own bare step:
   resident  the set lies on the device, and one call takes --steps_per_call steps
@@ -52,7 +53,9 @@ NETWORK = flags.DEFINE_string(
     "A file of configs/ and its argument; by default resnet_cifar.py:20, on accelerators resnet.py:50.",
     flag_values=FLAGS,
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "By default 32, on accelerators 64.", flag_values=FLAGS)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "By default the configuration's, on accelerators 64.", flag_values=FLAGS
+)
 STEPS = flags.DEFINE_integer("steps", 100, "Of each measurement; also from one save to the next.", flag_values=FLAGS)
 STEPS_PER_CALL = flags.DEFINE_integer(
     "steps_per_call",
@@ -88,7 +91,7 @@ def configure(path: str, folder: str, turns: Turns) -> ConfigDict:
         config = plan.full_config(plan.Run("", _network()))
     except UserError as error:
         raise UserError(f"network={_network()!r}: {error}") from error
-    batch = 4 if command.QUICK.value else BATCH_SIZE.value or (32 if _on_cpu() else 64)
+    batch = 4 if command.QUICK.value else BATCH_SIZE.value or (config.train.batch_size if _on_cpu() else 64)
     if command.QUICK.value:
         config.data.update(image_size=12, canvas_size=12)
     config.train.update(batch_size=batch, duration=f"{turns.total} steps", steps_per_call=turns.call)
