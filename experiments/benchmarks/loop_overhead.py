@@ -4,9 +4,9 @@
 
 The bare step is the compiled training step, called again and again on data that lies on the device. The loop is
 `alexnet_resnet.training.loop.train` as the training command runs it: input, reading of the measurements, progress,
-reports every 50 steps, TensorBoard's events, asynchronous checkpoints; without evaluations. On processors ResNet-20 with
-its configuration's batch, 128; on an accelerator ResNet-50 at a batch of 64, or what --network and --batch_size say. A
-round of one path takes three minutes on two cores.
+reports every 50 steps, TensorBoard's events, asynchronous checkpoints; without evaluations. On processors it trains
+ResNet-20 with its configuration's batch, 128; on an accelerator ResNet-50 at a batch of 64, or what --network and
+--batch_size say. A round of one path takes three minutes on two cores.
 
 Two ways to the data, each beside its own bare step:
   resident  the set lies on the device, and one call takes --steps_per_call steps
