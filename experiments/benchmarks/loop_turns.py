@@ -9,8 +9,9 @@ import jax
 
 from experiments.benchmarks import command
 
-# What is required, of medians: the loop's rate as a share of the bare step's, and what a save costs as a share.
-LEAST_RATE, MOST_COST = 0.97, 0.03
+# What is required, of medians: the loop's rate as a share of the bare step's, and what a save every so many steps costs
+# as a share of the loop's time.
+LEAST_RATE, MOST_COST, EVERY = 0.97, 0.03, 100
 # Calls after which the loop has its pace again: it is up to two ahead of the device.
 RUN_UP = 4
 
@@ -23,26 +24,40 @@ class Turns:
       steps: of a measurement, a multiple of `call`.
       call: steps that the loop hands to the device at a time.
       rounds: of measurements.
+      saves: whether each round has a save, with a measurement that begins just before it.
     """
 
     steps: int
     call: int
     rounds: int
+    saves: bool
+
+    @property
+    def _hold(self) -> int:
+        """Where in the period the loop is held, counted from one call before its end: the first time after a call."""
+        return self.steps if self.saves else 2 * self.call
 
     @property
     def every(self) -> int:
-        """From one save to the next: the run-up, a measurement without a save, and one that begins just before it."""
-        return 2 * self.steps + RUN_UP * self.call
+        """The period: a measurement with a save if there is one, the bare step's, the run-up, one without a save."""
+        return self.steps * self.saves + RUN_UP * self.call + self.steps
 
     @property
     def total(self) -> int:
-        """The last step: the end of the last measurement, which is the last round's with a save."""
-        return self.rounds * self.every - self.call + self.steps
+        """The last step, at which the last measurement of the bare step begins."""
+        return self.rounds * self.every + self._hold - self.call
+
+    @property
+    def save_every(self) -> int:
+        """Steps from one save to the next; beyond the end where there is to be none."""
+        return self.every if self.saves else 2 * self.total
 
     def begins(self, number: int) -> str:
-        """What begins after a step: 'bare', which the loop is held for, then 'run-up', 'loop', 'saving', or nothing."""
+        """What begins after a step: 'saving', 'bare', which the loop is held for, 'loop', or nothing."""
         place = (number + self.call) % self.every
-        return {0: "saving", self.steps: "bare", self.steps + RUN_UP * self.call: "loop"}.get(place, "")
+        if place == 0 and self.saves:
+            return "saving"
+        return {self._hold: "bare", (self._hold + RUN_UP * self.call) % self.every: "loop"}.get(place, "")
 
 
 class Watch:
@@ -53,14 +68,15 @@ class Watch:
       bare: takes so many steps, and returns something to wait for.
 
     Attributes:
-      seconds: by 'bare', 'loop' and 'saving', the wall and the processor seconds of a step, round by round.
+      seconds: of a step, wall and processor, round by round, by 'bare', 'loop' and, if there are saves, 'saving'.
       held: seconds for which the loop was held.
     """
 
     def __init__(self, turns: Turns, bare: Callable[[int], object]):
         self._turns, self._bare = turns, bare
         self._running, self._since = "", (0.0, 0.0)
-        self.seconds: dict[str, list[tuple[float, float]]] = {"bare": [], "loop": [], "saving": []}
+        kinds = ("bare", "loop", "saving") if turns.saves else ("bare", "loop")
+        self.seconds: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
         self.held = 0.0
 
     def __call__(self, number: int) -> None:
@@ -106,29 +122,38 @@ def _wait_for_the_host() -> None:
             return
 
 
-def compare(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """The loop's rate as a share of the bare step's, and what a save costs as a share of the loop's time.
+def rates(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """The loop's rate as a share of the bare step's, before and after it.
 
     Args:
-      seconds: of a step by 'bare', 'loop' and 'saving', round by round, and 'bare' once more at the end.
+      seconds: of a step by 'bare' and 'loop', round by round, and 'bare' once more at the end.
     """
     around = [(before + after) / 2 for before, after in zip(seconds["bare"], seconds["bare"][1:], strict=False)]
-    rates = [bare / taken for bare, taken in zip(around, seconds["loop"], strict=True)]
-    costs = [saving / taken - 1 for saving, taken in zip(seconds["saving"], seconds["loop"], strict=True)]
-    return dict(rate=_spread(rates), save_cost=_spread(costs))
+    return _spread([bare / taken for bare, taken in zip(around, seconds["loop"], strict=True)])
+
+
+def costs(seconds: dict[str, list[float]], window: int) -> dict[str, float]:
+    """What a save every `EVERY` steps costs as a share of the loop's time.
+
+    Args:
+      seconds: of a step by 'loop' and 'saving', round by round.
+      window: steps of each measurement.
+    """
+    both = zip(seconds["saving"], seconds["loop"], strict=True)
+    return _spread([(saving / taken - 1) * window / EVERY for saving, taken in both])
 
 
 def _spread(values: list[float]) -> dict[str, float]:
     return dict(median=statistics.median(values), lowest=min(values), highest=max(values))
 
 
-def judge(paths: dict[str, dict], steps: int) -> list[dict]:
+def judge(paths: dict[str, dict]) -> list[dict]:
     """The requirements, each with the median that decides."""
     found = []
     for path, row in paths.items():
         rate, cost = (row["wall"][name]["median"] for name in ("rate", "save_cost"))
         text = f"{path}: the loop at least {LEAST_RATE} of the bare step's rate"
         found.append(dict(requirement=text, figure=rate, holds=bool(rate >= LEAST_RATE)))
-        text = f"{path}: a save every {steps} steps costs less than {MOST_COST:.0%}"
+        text = f"{path}: a save every {EVERY} steps costs less than {MOST_COST:.0%}"
         found.append(dict(requirement=text, figure=cost, holds=bool(cost < MOST_COST)))
     return found

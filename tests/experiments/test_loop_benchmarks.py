@@ -153,26 +153,39 @@ def test_the_gradients_as_a_table_and_where_there_are_none(tmp_path, monkeypatch
     assert not (tmp_path / "none.png").exists()
 
 
+def begun(turns):
+    assert turns.total % turns.call == 0 and turns.every % turns.call == 0
+    numbers = range(turns.call, turns.total + 1, turns.call)
+    found = [(n, turns.begins(n)) for n in numbers if turns.begins(n)]
+    for (start, what), (end, _) in zip(found, found[1:], strict=False):
+        assert end - start == (loop_turns.RUN_UP * turns.call if what == "bare" else turns.steps)
+    assert found[-1][0] == turns.total
+    return found
+
+
 @pytest.mark.parametrize(("steps", "call", "rounds"), [(100, 1, 3), (100, 10, 2), (6, 2, 1)])
 def test_each_round_has_as_many_steps_with_a_save_as_without(steps, call, rounds):
-    turns = Turns(steps, call, rounds)
-    assert turns.total % call == 0 and turns.every % call == 0
-    begun = [(n, turns.begins(n)) for n in range(call, turns.total + 1, call) if turns.begins(n)]
-    assert [what for _, what in begun] == ["bare", *["loop", "saving", "bare"] * rounds]
-    saves = range(turns.every, turns.total + 1, turns.every)
-    for (start, what), (end, _) in zip(begun[1:], begun[2:], strict=False):
-        if what != "bare":
-            assert end - start == steps
-            # The save comes once the step after the beginning has been handed over, with the rest of the steps to end.
-            assert [n - start for n in saves if start < n <= end] == ([call] if what == "saving" else [])
-    assert begun[-1][0] == turns.total
+    turns = Turns(steps, call, rounds, saves=True)
+    found = begun(turns)
+    assert [what for _, what in found] == ["bare", *["loop", "saving", "bare"] * rounds]
+    saves = range(turns.save_every, turns.total + 1, turns.save_every)
+    # The save comes once the step after the beginning has been handed over, with the rest of the steps to end.
+    for (start, what), (end, _) in zip(found, found[1:], strict=False):
+        assert [n - start for n in saves if start < n <= end] == ([call] if what == "saving" else [])
+
+
+@pytest.mark.parametrize(("steps", "call", "rounds"), [(100, 1, 3), (100, 10, 2), (6, 2, 1)])
+def test_the_rate_is_measured_without_saves(steps, call, rounds):
+    turns = Turns(steps, call, rounds, saves=False)
+    assert [what for _, what in begun(turns)] == ["bare", *["loop", "bare"] * rounds]
+    assert turns.save_every > turns.total
 
 
 def test_a_watch_holds_the_loop_for_the_bare_step_and_times_both(monkeypatch):
     clock = dict(now=0.0)
     monkeypatch.setattr(loop_turns.time, "perf_counter", lambda: clock["now"])
     monkeypatch.setattr(loop_turns.time, "process_time", lambda: clock["now"] / 2)
-    turns, calls = Turns(steps=10, call=1, rounds=2), []
+    turns, calls = Turns(steps=10, call=1, rounds=2, saves=True), []
 
     def bare(steps):
         calls.append(steps)
@@ -190,21 +203,23 @@ def test_a_watch_holds_the_loop_for_the_bare_step_and_times_both(monkeypatch):
         "loop": [(4.0, 2.0)] * 2,
         "saving": [(4.5, 2.25)] * 2,
     }
-    found = loop_turns.compare({name: [wall for wall, _ in taken] for name, taken in watch.seconds.items()})
-    assert found["rate"] == dict(median=0.75, lowest=0.75, highest=0.75)
-    assert found["save_cost"]["median"] == pytest.approx(0.125)
+    seconds = {name: [wall for wall, _ in taken] for name, taken in watch.seconds.items()}
+    assert loop_turns.rates(seconds) == dict(median=0.75, lowest=0.75, highest=0.75)
+    # Five seconds of a hundred steps of four.
+    assert loop_turns.costs(seconds, 10)["median"] == pytest.approx(0.0125)
 
 
 def test_the_loop_is_compared_with_the_bare_step_before_and_after_it():
-    found = loop_turns.compare(dict(bare=[1.0, 3.0, 1.0], loop=[2.0, 4.0], saving=[2.0, 5.0]))
-    assert found["rate"] == dict(median=0.75, lowest=0.5, highest=1.0)
-    assert found["save_cost"] == dict(median=0.125, lowest=0.0, highest=0.25)
+    found = loop_turns.rates(dict(bare=[1.0, 3.0, 1.0], loop=[2.0, 4.0]))
+    assert found == dict(median=0.75, lowest=0.5, highest=1.0)
+    costs = loop_turns.costs(dict(loop=[2.0, 4.0], saving=[2.0, 5.0]), 50)
+    assert costs == dict(median=0.0625, lowest=0.0, highest=0.125)
 
 
 @pytest.mark.parametrize(("rate", "cost", "holds"), [(0.97, 0.029, [True, True]), (0.96, 0.03, [False, False])])
 def test_what_is_required_of_the_loop(rate, cost, holds):
     wall = dict(rate=dict(median=rate), save_cost=dict(median=cost))
-    found = loop_turns.judge({"resident": dict(wall=wall)}, 100)
+    found = loop_turns.judge({"resident": dict(wall=wall)})
     assert [line["holds"] for line in found] == holds and [line["figure"] for line in found] == [rate, cost]
 
 
@@ -221,10 +236,13 @@ def test_the_loop_end_to_end(command, tmp_path):
         assert "not measured: TensorFlow is not installed" in done.stdout
     assert [row["steps_per_call"] for row in result["paths"].values()] == [2, 1][: len(result["paths"])]
     for path, row in result["paths"].items():
-        assert {name: len(values) for name, values in row["seconds"].items()} == dict(bare=2, loop=1, saving=1)
-        bare, loop, saving = (row["seconds"][name] for name in ("bare", "loop", "saving"))
+        seconds, saving = row["seconds"]["wall"], row["seconds_of_saving"]["wall"]
+        assert {name: len(values) for name, values in seconds.items()} == dict(bare=2, loop=1)
+        assert {name: len(values) for name, values in saving.items()} == dict(bare=4, loop=3, saving=3)
+        bare, loop = seconds["bare"], seconds["loop"]
         assert row["wall"]["rate"]["median"] == pytest.approx(sum(bare) / 2 / loop[0])
-        assert row["wall"]["save_cost"]["median"] == pytest.approx(saving[0] / loop[0] - 1)
+        costs = sorted((a / b - 1) * 6 / 100 for a, b in zip(saving["saving"], saving["loop"], strict=True))
+        assert row["wall"]["save_cost"]["median"] == pytest.approx(costs[1])
         assert re.search(rf"{path} +4 +{row['steps_per_call']} +{1e3 * sum(bare) / 2:.2f} ", done.stdout)
         assert (
             f"{path}: the loop at least 0.97 of the bare step's rate: {row['wall']['rate']['median']:.3f}"
@@ -240,6 +258,7 @@ def test_the_loop_end_to_end(command, tmp_path):
     [
         (["--steps=0"], "steps=0: expected a number of at least 1"),
         (["--steps=25", "--steps_per_call=10"], "steps=25: expected a multiple of steps_per_call=10"),
+        (["--window=25", "--steps_per_call=10"], "window=25: expected a multiple of steps_per_call=10"),
         (["--batch_size=0"], "batch_size=0: expected a number of at least 1"),
         (["--paths=records"], "paths='records': expected some of 'resident', 'prepared'"),
         (["--network=resnet_cifar:20"], "network='resnet_cifar:20': config='resnet_cifar:20': expected one of"),
