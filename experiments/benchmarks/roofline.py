@@ -163,19 +163,26 @@ def draw(result: dict, path: str) -> None:
     for number, (dtype, peak) in enumerate(result["peaks"].items()):
         roof = np.minimum(peak["flops"], reach * result["bandwidth"]["bytes"]) / 1e9
         axes.plot(reach, roof, "-", color=f"C{number}", label=f"the device, {dtype}")
-        found = [one for one in result["rows"] if one["dtype"] == dtype]
+        found = sorted((one for one in result["rows"] if one["dtype"] == dtype), key=lambda one: one["intensity"])
         rates = [one["flops"] / one["seconds"] / 1e9 for one in found]
         axes.plot([one["intensity"] for one in found], rates, "o", color=f"C{number}")
-        for one, rate in zip(found, rates, strict=True):
+        for place, (one, rate) in enumerate(zip(found, rates, strict=True)):
+            # Neighbours' names on either side of the points.
+            left = place % 2 == 0
             axes.annotate(
-                f" {TITLES[one['network']]} {one['share_of_peak']:.0%}",
+                f"{TITLES[one['network']]}, {one['share_of_peak']:.0%} of the peak",
                 (one["intensity"], rate),
+                xytext=(-8, 6) if left else (8, -10),
+                textcoords="offset points",
+                ha="right" if left else "left",
                 fontsize=8,
-                va="center",
             )
     axes.set(xscale="log", yscale="log", xlabel="operations a byte of traffic", ylabel="Gflop/s")
-    axes.legend(fontsize=8, title="roofs", title_fontsize=8)
-    axes.grid(alpha=0.3)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:g}".strip("0.")[:1] in ("2", "5") else "")
+    axes.legend(fontsize=8, loc="upper left")
+    axes.grid(alpha=0.3, which="both")
     where = result["machine"]
     axes.set_title(f"{where['devices']}, {where['cores']} cores, {where['date']}, {where['commit']}", fontsize=8)
     figure.savefig(path, dpi=120)
