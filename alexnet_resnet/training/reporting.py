@@ -274,7 +274,9 @@ class Meter:
     def pause(self) -> None:
         """Reads what is outstanding and stops the clock, before something that is not training."""
         self._read()
-        self._seconds += time.monotonic() - self._since
+        now = time.monotonic()
+        # A short last window is reported from here on, and what it took counts once.
+        self._seconds, self._since = self._seconds + now - self._since, now
 
     def proceed(self) -> None:
         """Starts the clock again."""

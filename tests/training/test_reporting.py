@@ -92,6 +92,19 @@ def test_speed_leaves_out_the_compilation_and_what_is_not_training(meter):
     assert 0 < first["train/input_wait_share"] <= 0.25
 
 
+def test_the_time_of_a_short_last_window_counts_once(meter):
+    meter, rows, clock = meter
+    meter.add(1, measured(1.0), 0.0)
+    meter.add(2, measured(1.0), 0.0)
+    clock.now += 2
+    meter.pause()
+    meter.finish()
+    (last,) = rows.rows
+    assert last["train/seconds"] == 2
+    # Ten images, of the one step whose time is known.
+    assert last["train/images_per_second"] == pytest.approx(10 / 2)
+
+
 @pytest.mark.parametrize("name", ["loss", "gradient_norm", "parameter_norm"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_stops_the_run_and_names_the_step(meter, name, value):
