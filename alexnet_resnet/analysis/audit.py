@@ -227,8 +227,9 @@ def _owner(
     """The layer and the direction that an array of an exchange belongs to."""
     if not part.shape:
         return MEASUREMENTS, "forward"
-    # A transformation stands around the first name it meets: transpose(jvp(stage1))/0/conv1.
-    scope = re.sub(r"transpose\(|jvp\(|\)", "", part.scope)
+    # A transformation stands around the first name it meets, a function after its caller's name, where blocks share it:
+    # transpose(jvp(stage1))/0/jit(block)/conv1.
+    scope = re.sub(r"transpose\(|jvp\(|jit\(\w+\)/|\)", "", part.scope)
     within = [name for name in layers if re.search(rf"(^|[/:(]){re.escape(name)}([/:]|$)", scope)]
     layer = max(within, key=len, default=OTHERS)
     direction = "backward" if part.backward else "forward"

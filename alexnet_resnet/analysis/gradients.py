@@ -47,6 +47,10 @@ class _Shifted(Context):
 
     shifts: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
+    @property
+    def observes(self) -> bool:
+        return True
+
     def keep(self, name: str, x):
         x = super().keep(name, x)
         path = f"{self.path}/{name}" if self.path else name

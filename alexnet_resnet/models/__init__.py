@@ -4,6 +4,7 @@
 evaluates. `activations` returns what each layer made of its input, by name.
 """
 
+import dataclasses
 import inspect
 
 from flax import nnx
@@ -93,5 +94,5 @@ def activations(
     Under `jax.jit` whatever is not used of the dictionary is not computed for it.
     """
     named = {}
-    logits = network(x, Context(**{**vars(context), "activations": named}))
+    logits = network(x, dataclasses.replace(context, activations=named))
     return logits, named

@@ -33,6 +33,11 @@ class Context:
     activations: dict[str, Array] | None = None
     path: str = ""
 
+    @property
+    def observes(self) -> bool:
+        """Whether something is made of activations by their names, so that no two modules can be one program."""
+        return self.activations is not None
+
     def run(self, name: str, module: Callable, *args):
         """Calls a submodule under its name and keeps what it returns under that name."""
         path = f"{self.path}/{name}" if self.path else name

@@ -4,6 +4,7 @@ Scanned, a stage's first block stands for itself, since it alone may change the 
 whose arrays have a leading axis. The program then has the length of one block, however deep the network is.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -54,7 +55,8 @@ class ScannedStage(nnx.Module):
         call = _functional(graphdef, context, remat)
         # Moments that a block leaves behind come out of the scan in the place of those that went in.
         x, (stats, named) = jax.lax.scan(lambda x, arrays: call(*arrays, x), x, (params, stats))
-        nnx.update(self.rest, stats)
+        if context.train:
+            nnx.update(self.rest, stats)
         for number in range(self.others):
             _keep_all(context, str(number + 1), jax.tree.map(lambda values, number=number: values[number], named))
         return x
@@ -79,7 +81,7 @@ def _functional(graphdef: nnx.GraphDef, context: Context, remat: str) -> Callabl
 
     def block(params: PyTree, stats: PyTree, x: Array) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
         own, named = nnx.merge(graphdef, params, stats, copy=True), {}
-        inner = Context(**{**vars(context), "activations": named if collects else None, "path": ""})
+        inner = dataclasses.replace(context, activations=named if collects else None, path="")
         y = own(x, inner)
         return y, (nnx.state(own, nnx.BatchStat), named | {"": y} if collects else {})
 
@@ -94,13 +96,14 @@ def _run_alone(
 
     So these are traced, differentiated and lowered once, where ResNet-110 has 17 of a kind. XLA writes each out again.
     """
-    if context.activations is not None:
+    if context.observes:
         return block(x, context)
     graphdef, params, stats = nnx.split(block, nnx.Param, nnx.BatchStat)
     if graphdef not in programs:
         programs[graphdef] = jax.jit(_functional(graphdef, context, remat))
     x, (stats, _) = programs[graphdef](params, stats, x)
-    nnx.update(block, stats)
+    if context.train:
+        nnx.update(block, stats)
     return x
 
 

@@ -122,6 +122,12 @@ def test_activations_have_the_same_names_and_values():
     close(scanned, plain, 1e-5)
 
 
+@pytest.mark.parametrize("form", [{}, SCAN, REMAT], ids=str)
+def test_a_network_from_outside_a_traced_function_evaluates_in_it(form):
+    network = models.create(CIFAR | form, (8, 8, 3), 10, jax.random.key(0))
+    np.testing.assert_allclose(jax.jit(lambda x: network(x))(images()), network(images()), rtol=1e-5, atol=1e-6)
+
+
 def kept(**form):
     """The bytes that the forward pass leaves to the backward pass, parameters among them."""
     network = of(CIFAR | form, 32)

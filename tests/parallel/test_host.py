@@ -90,9 +90,10 @@ def test_a_second_start_finds_the_programs_of_the_first(command, shapes_npz, tmp
         return sorted(path.name for path in cache.iterdir() if path.name.endswith("-cache"))
 
     losses, kept = start("a"), entries()
-    step = next(name for name in kept if "step" in name)
+    step = next(name for name in kept if "train_step" in name)
     # Damaged, it is compiled anew.
     (cache / step).write_bytes((cache / step).read_bytes()[:100])
     assert start("b") == losses
     assert len(losses) == 2
-    assert entries() == kept
+    # Whether others are kept is a matter of how long they took to compile.
+    assert [name for name in entries() if "train_step" in name] == [step]
