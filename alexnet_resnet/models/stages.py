@@ -5,6 +5,7 @@ whose arrays have a leading axis. The program then has the length of one block, 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -23,9 +24,9 @@ def run_stage(stage: nnx.Module, x: Float[Array, "N H W C"], remat: str, context
     """Calls the blocks of a stage in turn, each under its number: an `nnx.List` of them, or a `ScannedStage`."""
     if isinstance(stage, ScannedStage):
         return stage(x, remat, context)
-    programs: dict[nnx.GraphDef, Callable] = {}
+    program = _programs(context, remat)
     for number, block in enumerate(stage):
-        x = context.run(str(number), _run_alone, block, x, remat, programs)
+        x = context.run(str(number), _run_alone, block, x, program)
     return x
 
 
@@ -48,7 +49,7 @@ class ScannedStage(nnx.Module):
         self.others = others
 
     def __call__(self, x: Float[Array, "N H W C"], remat: str, context: Context) -> Float[Array, "N h w D"]:
-        x = context.run("0", _run_alone, self.first, x, remat, {})
+        x = context.run("0", _run_alone, self.first, x, _programs(context, remat))
         if not self.others:
             return x
         graphdef, params, stats = nnx.split(self.rest, nnx.Param, nnx.BatchStat)
@@ -89,19 +90,29 @@ def _functional(graphdef: nnx.GraphDef, context: Context, remat: str) -> Callabl
     return jax.checkpoint(block) if remat == "block" and not collects else block
 
 
-def _run_alone(
-    block: nnx.Module, x: Array, remat: str, programs: dict[nnx.GraphDef, Callable], context: Context
-) -> Array:
-    """Calls a block, by a program that the blocks of its stage which are built alike have in common.
+def _programs(context: Context, remat: str) -> Callable[[nnx.GraphDef], Callable]:
+    """Makes functions of blocks, such as `_functional` has them, of which those that are built alike share one.
 
-    So these are traced, differentiated and lowered once, where ResNet-110 has 17 of a kind. XLA writes each out again.
+    In a function that is being traced it is compiled on its own account, so that it is traced, differentiated and
+    lowered once, where ResNet-110 has 17 of a kind. XLA writes each out again.
     """
+    # Elsewhere each call of the network would compile it anew.
+    traced = isinstance(jnp.zeros(()), jax.core.Tracer)
+
+    @functools.cache
+    def program(graphdef: nnx.GraphDef) -> Callable:
+        call = _functional(graphdef, context, remat)
+        return jax.jit(call) if traced else call
+
+    return program
+
+
+def _run_alone(block: nnx.Module, x: Array, program: Callable[[nnx.GraphDef], Callable], context: Context) -> Array:
+    """Calls a block by its program, if nobody observes what is inside."""
     if context.observes:
         return block(x, context)
     graphdef, params, stats = nnx.split(block, nnx.Param, nnx.BatchStat)
-    if graphdef not in programs:
-        programs[graphdef] = jax.jit(_functional(graphdef, context, remat))
-    x, (stats, _) = programs[graphdef](params, stats, x)
+    x, (stats, _) = program(graphdef)(params, stats, x)
     if context.train:
         nnx.update(block, stats)
     return x

@@ -1,6 +1,7 @@
 """Scanned and rematerialised networks are the written-out ones: arrays, results, gradients, moments, activations."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +175,17 @@ def test_blocks_of_a_kind_are_traced_once(remat):
     # Each stage's first block changes the shape, but for the first stage's.
     assert calls_and_kinds(20) == (9, 5)
     assert calls_and_kinds(56) == (27, 5)
+
+
+@pytest.mark.parametrize("remat", stages.REMAT)
+def test_step_by_step_a_second_call_compiles_nothing(remat):
+    network = models.create(CIFAR | dict(remat=remat), (8, 8, 3), 10, jax.random.key(0))
+    compiled = []
+    with mock.patch.object(jax, "jit", lambda call: compiled.append(call) or call):
+        network(images())
+        assert not compiled
+        jax.make_jaxpr(network)(images())
+    assert len(compiled) == 5
 
 
 def test_the_keys_of_one_source_do_not_depend_on_how_they_are_counted():
