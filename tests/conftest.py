@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 
 import pytest
@@ -18,6 +19,9 @@ QUICK = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_pas
 if jax.__version_info__ < (0, 11):
     QUICK.append("--xla_cpu_use_fusion_emitters=false")  # known to this version's compiler, which ends at unknown ones
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK])
+
+# A shell has what it starts in the background ignore Ctrl-C, which several tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A trace makes thousands of objects, and at every seven hundred of them Python would look for garbage.
 gc.set_threshold(20_000)
