@@ -121,7 +121,7 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # By default Python looks for unreachable cycles at every 700 new objects. Importing and tracing make millions that
     # stay: a second start of ResNet-20's training was 8% sooner at its first step like this.
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(50_000, 20, 20)
 
     def call(arguments):
         # Orbax tells of every file at level info; a user who wants that says --verbosity=0.

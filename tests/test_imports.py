@@ -85,3 +85,13 @@ def test_everything_but_the_tf_pipeline_imports_without_tensorflow():
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_training_begins_without_what_it_needs_later_only():
+    code = (
+        "import sys, alexnet_resnet.training.loop\n"
+        "found = {'orbax', 'matplotlib', 'tensorflow', 'tensorboardX'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

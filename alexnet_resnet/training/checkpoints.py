@@ -6,51 +6,29 @@ chosen, stands beside the digests a second time.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from absl import logging as absl_logging
-from jax import lax
-from jaxtyping import Array, PyTree, UInt32
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from jaxtyping import PyTree
 
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import hosts
+from alexnet_resnet.training import proofs
 from alexnet_resnet.training import workdir as workdir_lib
+from alexnet_resnet.training.proofs import ERROR, LATER
 from alexnet_resnet.training.state import TrainState
 
-# Names among the digests, whose other names all begin with a bracket: the validation error that the state was saved
-# with, and the one that was measured later.
-ERROR, LATER = "error", "error measured later"
-
-
-def digest(x: Array) -> UInt32[Array, ""]:
-    """A sum, modulo 2^32, of hashes of (bits, place) of every element: any sharding gives the same.
-
-    A change of one element changes it for certain; anything else goes unseen once in 2^32 cases.
-    """
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    width = x.dtype.itemsize
-    bits = lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16}.get(width, jnp.uint32)).astype(jnp.uint32)
-    place = jnp.zeros(bits.shape, jnp.uint32)
-    for axis, size in enumerate(bits.shape):
-        place = place * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    # MurmurHash3's finaliser: a bijection for each place, so two values never collide there.
-    mixed = bits ^ (place * jnp.uint32(0x9E3779B9))
-    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
-    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
-    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
-
+if TYPE_CHECKING:
+    from alexnet_resnet.training.orbax_manager import Manager
 
 # Bytes that a checkpoint takes besides its arrays.
 ROOM = 1 << 18
@@ -58,24 +36,9 @@ ROOM = 1 << 18
 TEMPORARY = ".orbax-checkpoint-tmp"
 
 
-@jax.jit
-def _digests(tree: PyTree) -> dict[str, UInt32[Array, ""]]:
-    return {jax.tree_util.keystr(path): digest(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _values(tree: PyTree) -> dict[str, int]:
-    return {name: int(value) for name, value in jax.device_get(_digests(tree)).items()}
-
-
 def _fields(state: TrainState) -> dict:
     # Runs without a moving average are saved as they were before there was such a thing.
     return {name: value for name, value in vars(state).items() if name != "average" or jax.tree.leaves(value)}
-
-
-def _error(metrics: Mapping | None) -> float:
-    """A checkpoint's validation error; infinite where it was not measured."""
-    error = (metrics or {}).get("error")
-    return math.inf if error is None else error
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -134,26 +97,6 @@ class Damaged(Exception):
         self.alone = alone
 
 
-class _Manager(ocp.CheckpointManager):
-    """Orbax's, which ends at a validation error that is no JSON and believes one that is.
-
-    Here an error that the digests do not confirm counts as not known, for which no checkpoint is ever deleted.
-    """
-
-    def metrics(self, step: int) -> dict | None:
-        """What a checkpoint was saved with, `{"error": error}`; None where that cannot be proved."""
-        try:
-            found = super().metrics(step)
-            with open(os.path.join(self.directory, str(step), "digests", "metadata")) as file:
-                # Runs from before the error stood there have it once.
-                proofs = {ERROR: found["error"], LATER: None} | json.load(file)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return None
-        if found["error"] != proofs[ERROR]:
-            return None
-        return found if proofs[LATER] is None else {"error": proofs[LATER]}
-
-
 class Checkpoints:
     """The checkpoints of one run, saved in the background.
 
@@ -175,25 +118,25 @@ class Checkpoints:
             raise hosts.Refused(f"workdir={os.path.dirname(directory)!r}: expected checkpoints in {directory!r}.")
         if not read_only:
             absl_logging.get_absl_logger().addFilter(_is_news)
-        best = preservation_policy.BestN(get_metric_fn=lambda metrics: -_error(metrics), n=keep_best)
-        last = preservation_policy.LatestN(n=keep_last)
+        self._asked = keep_last, keep_best, read_only
+        if not read_only:
+            os.makedirs(self.directory, exist_ok=True)
+        # Orbax's processes wait for each other to open it.
+        if hosts.several() or os.listdir(self.directory):
+            _ = self._manager
+
+    @functools.cached_property
+    def _manager(self) -> "Manager":
+        # Opened when it is first needed: Orbax takes a while to import, and a training begins sooner without.
+        from alexnet_resnet.training.orbax_manager import Manager
+
+        keep_last, keep_best, read_only = self._asked
         with _quiet(read_only):
-            self._manager = _Manager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    create=not read_only,
-                    read_only=read_only,
-                    best_fn=_error,
-                    best_mode="min",
-                    preservation_policy=preservation_policy.AnyPreservationPolicy(
-                        [last, best] if keep_best else [last]
-                    ),
-                    enable_background_delete=True,
-                    # What a run that was killed while it saved has left.
-                    cleanup_tmp_directories=not read_only,
-                ),
-                item_handlers={"state": ocp.StandardCheckpointHandler(), "digests": ocp.JsonCheckpointHandler()},
-            )
+            return Manager(self.directory, keep_last, keep_best, read_only)
+
+    @property
+    def _is_open(self) -> bool:
+        return "_manager" in vars(self)
 
     def save(self, step: int, state: TrainState, error: float | None = None) -> None:
         """Starts saving the state, with its validation error if it has one; the arrays may be donated afterwards.
@@ -204,22 +147,17 @@ class Checkpoints:
           UserError: with several processes, where one cannot save while others wait for it.
         """
         self._settle()
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
         fields = _fields(state)
-        proofs = _values(fields) | {ERROR: error}
+        proved = proofs.digests(fields) | {ERROR: error}
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(fields))
         free = hosts.gather(shutil.disk_usage(self.directory).free)[0]
         if free < needed + ROOM:
             self._tell(step, f"{needed + ROOM:,} bytes are needed, {free:,} are free")
             return
         with self._failing(step):
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(fields), digests=ocp.args.JsonSave(proofs)),
-                metrics={"error": error},
-                force=True,
-            )
+            self._manager.save_state(step, fields, proved, error)
             self._saving = step
 
     def news(self) -> list[str]:
@@ -257,7 +195,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a finished checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        return sorted(self._manager.all_steps()) if self._is_open else []
 
     def error(self, step: int) -> float | None:
         """The validation error that a checkpoint was saved with; None where it was not measured before.
@@ -273,12 +211,10 @@ class Checkpoints:
 
     def amend(self, step: int, error: float) -> None:
         """Notes the validation error of a checkpoint that was saved without one, for the choice of the best."""
-        path = os.path.join(self._place(step), "digests", "metadata")
         if hosts.is_first():
             try:
-                with open(path) as file:
-                    proofs = json.load(file)
-                workdir_lib.write_atomically(path, json.dumps(proofs | {LATER: error}))
+                proved = proofs.read(self._place(step)) | {LATER: error}
+                workdir_lib.write_atomically(os.path.join(self._place(step), proofs.FILE), json.dumps(proved))
             except OSError as failure:
                 self._news.append(f"the validation error of step {step} could not be noted ({failure.strerror})")
         hosts.gather(None)  # until the first has done so
@@ -286,9 +222,7 @@ class Checkpoints:
 
     def was_judged(self, step: int) -> bool:
         """Whether a state was saved after its validation, and so knows what followed from it."""
-        with open(os.path.join(self._place(step), "digests", "metadata")) as file:
-            proofs = json.load(file)
-        return hosts.gather(proofs.get(ERROR, self.error(step)) is not None)[0]
+        return hosts.gather(proofs.read(self._place(step)).get(ERROR, self.error(step)) is not None)[0]
 
     def best_step(self) -> int | None:
         """The step with the lowest validation error, the earliest among equals; None where none has one.
@@ -297,7 +231,9 @@ class Checkpoints:
           Damaged: the error of one of them cannot be told.
         """
         errors = {step: self.error(step) for step in self.steps()}
-        error, step = min(((_error({"error": error}), step) for step, error in errors.items()), default=(math.inf, 0))
+        error, step = min(
+            ((proofs.error_of({"error": error}), step) for step, error in errors.items()), default=(math.inf, 0)
+        )
         return step if error < math.inf else None
 
     def restore(self, like: TrainState, step: int) -> TrainState:
@@ -317,12 +253,7 @@ class Checkpoints:
                 raise hosts.Refused(f"checkpoint {self._place(step)}: {'; '.join(misfits[:3])}.")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Orbax warns of the layout it was told to use.
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(_fields(like)), digests=ocp.args.JsonRestore()
-                    ),
-                )
+                fields, expected = self._manager.restore_state(step, _fields(like))
         except hosts.Refused:
             raise
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own kinds.
@@ -330,10 +261,9 @@ class Checkpoints:
                 raise
             raise Damaged(f"checkpoint {self._place(step)}: {_reason(error)}", hosts.several()) from error
         self.error(step)
-        fields, expected = found["state"], found["digests"]
         for name in (ERROR, LATER):
             expected.pop(name, None)
-        actual = _values(fields)
+        actual = proofs.digests(fields)
         wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
         if wrong:
             raise Damaged(f"checkpoint {self._place(step)}: {', '.join(wrong[:3])} differ from what was saved")
@@ -403,11 +333,12 @@ class Checkpoints:
           Unsaved: it could not be saved.
         """
         self._settle()
-        if step not in self._manager.all_steps():
+        if step not in self.steps():
             self._news.clear()
             raise Unsaved(self._failure)
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._settle()
-        self._manager.close()
+        if self._is_open:
+            self._manager.close()

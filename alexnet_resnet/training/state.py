@@ -86,7 +86,7 @@ class Network:
 
         # Jitted, so that the shapes here and the values later are of one trace: building a deep network takes a while.
         self._draw = jax.jit(draw)
-        self.shapes = jax.eval_shape(self._draw, jax.random.key(0))
+        self.shapes = jax.eval_shape(self._draw, jax.eval_shape(jax.random.key, 0))
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self._strategy = None

@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from alexnet_resnet.errors import UserError
 from alexnet_resnet.parallel import hosts
 from alexnet_resnet.parallel import mesh as mesh_lib
-from alexnet_resnet.training.checkpoints import Checkpoints, Damaged, digest
+from alexnet_resnet.training.checkpoints import Checkpoints, Damaged, Unsaved
+from alexnet_resnet.training.proofs import digest
 from alexnet_resnet.training.state import TrainState
 
 
@@ -108,9 +109,21 @@ def test_saving_a_step_twice_is_saving_it_once(tmp_path, mesh):
 def test_no_checkpoint_is_none_and_reading_from_nowhere_is_refused(tmp_path, mesh):
     checkpoints = Checkpoints(str(tmp_path / "c"))
     assert checkpoints.restore_newest(like(make_state(mesh, 0), mesh_lib.replicated(mesh))) is None
+    with pytest.raises(Unsaved):
+        checkpoints.wait(1)
     checkpoints.close()
+    reader = Checkpoints(str(tmp_path / "c"), read_only=True)
+    assert reader.steps() == [] and reader.best_step() is None
+    reader.close()
     with pytest.raises(UserError, match="expected checkpoints in"):
         Checkpoints(str(tmp_path / "nowhere"), read_only=True)
+
+
+def test_what_a_killed_save_has_left_is_cleared_away(tmp_path, mesh):
+    left = tmp_path / "c" / "3.orbax-checkpoint-tmp"
+    left.mkdir(parents=True)
+    saved(tmp_path / "c", [make_state(mesh, 1)])
+    assert not left.exists() and (tmp_path / "c" / "1").is_dir()
 
 
 def data_files(directory):
