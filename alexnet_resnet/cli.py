@@ -118,7 +118,9 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
       main: the command; called with the list of arguments that are no flags if `positional`, else with nothing.
       positional: whether there may be such arguments.
     """
+    # TensorFlow only reads images here; without the second it announces oneDNN before anything else is said.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # By default Python looks for unreachable cycles at every 700 new objects. Importing and tracing make millions that
     # stay: a second start of ResNet-20's training was 8% sooner at its first step like this.
     gc.set_threshold(50_000, 20, 20)

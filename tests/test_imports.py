@@ -1,6 +1,7 @@
 """Imports go downwards, and TensorFlow is asked for in `data` only."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,12 @@ def test_training_begins_without_what_it_needs_later_only():
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_tensorflow_says_nothing_when_a_command_imports_it():
+    code = "from alexnet_resnet import cli\ndef main(): import alexnet_resnet.data.pipeline\ncli.run(main)\n"
+    silent = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, env=silent, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and result.stdout + result.stderr == "", result.stderr
