@@ -178,7 +178,8 @@ class Checkpoints:
             self._tell(step, _reason(error))
             # Orbax leaves what it has written, on a disk that may be full because of it.
             shutil.rmtree(f"{self._place(step)}{TEMPORARY}", ignore_errors=True)
-            self._manager.reload()
+            if self._is_open:
+                self._manager.reload()
 
     def _settle(self) -> None:
         """Waits for what is being saved."""

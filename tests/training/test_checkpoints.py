@@ -119,6 +119,21 @@ def test_no_checkpoint_is_none_and_reading_from_nowhere_is_refused(tmp_path, mes
         Checkpoints(str(tmp_path / "nowhere"), read_only=True)
 
 
+def test_a_folder_that_orbax_cannot_open_is_news_and_no_end(tmp_path, mesh, monkeypatch):
+    checkpoints = Checkpoints(str(tmp_path / "c"))
+
+    def fail(*arguments, **options):
+        raise PermissionError("no right to write in it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_resnet.training.orbax_manager.Manager.__init__", fail)
+        checkpoints.save(1, make_state(mesh, 1))
+    assert "no right to write" in checkpoints.news()[0] and checkpoints.steps() == []
+    checkpoints.save(2, make_state(mesh, 2))
+    checkpoints.close()
+    assert Checkpoints(str(tmp_path / "c")).steps() == [2]
+
+
 def test_what_a_killed_save_has_left_is_cleared_away(tmp_path, mesh):
     left = tmp_path / "c" / "3.orbax-checkpoint-tmp"
     left.mkdir(parents=True)
