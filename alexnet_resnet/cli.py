@@ -122,7 +122,7 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # By default Python looks for unreachable cycles at every 700 new objects. Importing and tracing make millions that
-    # stay: a second start of ResNet-20's training was 8% sooner at its first step like this.
+    # stay: a second start of ResNet-20's training was 6% sooner at its first step like this.
     gc.set_threshold(50_000, 20, 20)
 
     def call(arguments):

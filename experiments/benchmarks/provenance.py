@@ -9,6 +9,8 @@ import shlex
 import subprocess
 import sys
 
+# What one program has written is no change of the code that the next one runs.
+RESULTS = ("experiments/results", "experiments/benchmarks/results")
 # The variable that says which commit the code is of where git cannot tell.
 COMMIT = "BENCHMARK_COMMIT"
 
@@ -36,7 +38,8 @@ def machine() -> dict:
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    changed = "with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    code = [":(top)", *(f":(top,exclude){folder}" for folder in RESULTS)]
+    changed = "with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no", "--", *code) else ""
     return dict(
         cores=os.cpu_count(),
         processor=model,

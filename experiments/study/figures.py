@@ -80,4 +80,5 @@ def draw_bars(axes, labels: Sequence[str], paper: Sequence[float | None], ours: 
     axes.set_xticks(places, labels, rotation=30, ha="right", fontsize="small")
     axes.grid(alpha=0.3, axis="y")
     axes.set_axisbelow(True)
-    axes.legend(fontsize="small")
+    # Above the axes, where no bar is.
+    axes.legend(fontsize="small", loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
