@@ -98,6 +98,17 @@ def test_training_begins_without_what_it_needs_later_only():
     assert result.returncode == 0, result.stderr
 
 
+def test_without_orbax_nothing_begins(tmp_path):
+    code = (
+        "import sys; sys.modules['orbax'] = None\n"
+        "from alexnet_resnet.training.checkpoints import Checkpoints\n"
+        f"Checkpoints({str(tmp_path / 'c')!r})\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert "ModuleNotFoundError" in result.stderr.splitlines()[-1] and "orbax" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "c").exists()
+
+
 def test_tensorflow_says_nothing_when_a_command_imports_it():
     code = "from alexnet_resnet import cli\ndef main(): import alexnet_resnet.data.pipeline\ncli.run(main)\n"
     silent = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}

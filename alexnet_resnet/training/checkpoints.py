@@ -7,6 +7,7 @@ chosen, stands beside the digests a second time.
 
 import contextlib
 import functools
+import importlib.util
 import json
 import logging
 import math
@@ -120,6 +121,9 @@ class Checkpoints:
             absl_logging.get_absl_logger().addFilter(_is_news)
         self._asked = keep_last, keep_best, read_only
         if not read_only:
+            # It is imported later, but its absence is told before anything is trained.
+            if not importlib.util.find_spec("orbax.checkpoint"):
+                raise ModuleNotFoundError("No module named 'orbax.checkpoint'")
             os.makedirs(self.directory, exist_ok=True)
         # Orbax's processes wait for each other to open it.
         if hosts.several() or os.listdir(self.directory):
