@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
@@ -60,7 +61,14 @@ class Conv(nnx.Module):
         return ((self.padding, self.padding),) * 2
 
     def columnwise(self, xs: list[Float[Array, "N H W C"]], columns: Columns) -> list[Float[Array, "N h w D"]]:
-        """Convolves each column with its own slice of the kernel."""
+        """Convolves each column with its own slice of the kernel.
+
+        Where columns see the same input, as where they meet, accelerators are faster with one wide convolution.
+        """
+        if len(xs) > 1 and all(x is xs[0] for x in xs) and jax.default_backend() != "cpu":
+            bias = None if self.bias is None else self.bias[...]
+            wide = convolve(xs[0], self.kernel[...], bias, self.stride, self._padding(xs[0].shape[1:3]))
+            return columns.split(wide)
         kernels = columns.split(self.kernel[...])
         biases = [None] * len(kernels) if self.bias is None else columns.split(self.bias[...])
         return [

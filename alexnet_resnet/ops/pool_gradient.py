@@ -1,6 +1,7 @@
-"""Max pooling whose gradient is a few comparisons of whole arrays, for processors: XLA's own is a slow loop there.
+"""Max pooling whose gradient is a few comparisons of whole arrays, for processors and GPUs.
 
-XLA looks through each window again for the place of its largest value (select-and-scatter), one cell at a time. Here
+XLA looks through each window again for the place of its largest value (select-and-scatter): on processors a slow loop,
+one cell at a time, and on GPUs a scatter whose atomic additions take another array in float32. Here
 all windows are looked through together, cell by cell, and then each place in a window takes the gradients of the
 windows whose largest value it had.
 """
@@ -29,10 +30,10 @@ def largest(x: Float[Array, "N H W C"], window: int, stride: int, padding: Seque
     )
 
 
-def max_pool_cpu(
+def max_pool_compared(
     x: Float[Array, "N H W C"], window: int, stride: int, padding: Sequence[tuple[int, int]]
 ) -> Float[Array, "N h w C"]:
-    """`largest`, with a gradient that is fast on processors.
+    """`largest`, with a gradient that is fast on processors and GPUs.
 
     Of equal values the first in the window, by rows, takes the gradient, as XLA has it. Reverse mode only.
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from alexnet_resnet.ops.pool_gradient import largest, max_pool_cpu
+from alexnet_resnet.ops.pool_gradient import largest, max_pool_compared
 
 Padding = Sequence[tuple[int, int]]
 
@@ -38,11 +38,11 @@ def max_pool(
 ) -> Float[Array, "N h w C"]:
     """The largest value in each window of `window` x `window`, every `stride` pixels; padding never wins.
 
-    With stride below window the windows overlap: AlexNet's section 3.4 uses 3 and 2. On processors the gradient is
-    taken in another way than XLA's, equal but for the order of summation and faster (`pool_gradient`), in reverse mode
-    only.
+    With stride below window the windows overlap: AlexNet's section 3.4 uses 3 and 2. On processors and GPUs the
+    gradient is taken in another way than XLA's, equal but for the order of summation and faster (`pool_gradient`), in
+    reverse mode only; on TPUs it is XLA's own.
     """
-    pool = max_pool_cpu if jax.default_backend() == "cpu" else largest
+    pool = largest if jax.default_backend() == "tpu" else max_pool_compared
     return pool(x, window, stride, padding)
 
 

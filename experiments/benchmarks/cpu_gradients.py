@@ -35,7 +35,7 @@ from alexnet_resnet import config as config_lib
 from alexnet_resnet.errors import check_at_least
 from alexnet_resnet.ops import linear, pooling
 from alexnet_resnet.ops.conv_gradient import applies, kernel_gradient
-from alexnet_resnet.ops.pool_gradient import largest, max_pool_cpu
+from alexnet_resnet.ops.pool_gradient import largest, max_pool_compared
 from alexnet_resnet.parallel.host import keep_freed_memory
 from experiments.benchmarks import bare_step, command, timing
 
@@ -141,7 +141,7 @@ def gradients(case: Case) -> dict[str, Callable]:
             "XLA": of(lambda x, kernel: convolve_xla(x, kernel, case.stride, padding)),
         }
     # A pooling is differentiated by its input, which stands in both places.
-    functions = {"ours": max_pool_cpu, "XLA": largest}
+    functions = {"ours": max_pool_compared, "XLA": largest}
     return {n: of(lambda _, x, f=f: f(x, case.window, case.stride, padding)) for n, f in functions.items()}
 
 
@@ -205,7 +205,10 @@ def measure_case(case: Case, batch: int) -> dict:
 @contextlib.contextmanager
 def xla_gradients() -> Iterator[None]:
     """What is traced inside takes XLA's own gradients."""
-    with mock.patch.object(linear, "convolve_cpu", convolve_xla), mock.patch.object(pooling, "max_pool_cpu", largest):
+    with (
+        mock.patch.object(linear, "convolve_cpu", convolve_xla),
+        mock.patch.object(pooling, "max_pool_compared", largest),
+    ):
         yield
 
 

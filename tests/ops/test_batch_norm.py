@@ -7,7 +7,13 @@ import pytest
 from jax.sharding import AxisType
 from jax.test_util import check_grads
 
-from alexnet_resnet.ops.batch_norm import batch_moments, batch_normalise, split_batch_moments
+from alexnet_resnet.ops.batch_norm import batch_moments, batch_normalise, one_pass, split_batch_moments, two_passes
+
+
+@pytest.fixture(autouse=True, params=["cpu", "gpu"])
+def platform(request, monkeypatch):
+    """Processors and accelerators take the moments in different ways."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
 
 
 def draw(*shape, scale=1.0, shift=0.0, seed=0):
@@ -41,6 +47,27 @@ def test_variance_survives_a_mean_far_above_the_spread():
     np.testing.assert_allclose(variance[0], want, rtol=1e-4)
     one_pass = jnp.mean(x * x, (0, 1, 2)) - jnp.square(jnp.mean(x, (0, 1, 2)))
     assert np.max(np.abs(one_pass - want) / want) > 0.1
+
+
+def test_one_pass_has_the_values_and_gradients_of_two():
+    x = draw(3, 8, 5, 5, 4, scale=np.array([0.1, 1, 10, 3]), shift=np.array([30, 0, -200, 1]))
+    with jax.enable_x64(True):
+        weights = draw(2, 3, 4, seed=1)
+        found = [
+            (
+                moments(jnp.asarray(x)),
+                jax.grad(lambda x, m=moments: sum(jnp.sum(w * v) for w, v in zip(weights, m(x), strict=True)))(x),
+            )
+            for moments in (one_pass, two_passes)
+        ]
+        for one, two in zip(*map(jax.tree.leaves, found), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
+    # Channels without spread, at any height: a variance of exactly zero, and no gradient that is no number.
+    flat = jnp.broadcast_to(jnp.asarray([0.1, 1e4, -3.0, 0.0], jnp.float32), (1, 8, 5, 5, 4))
+    mean, variance = one_pass(flat)
+    np.testing.assert_allclose(mean[0], flat[0, 0, 0, 0], rtol=1e-6)
+    assert np.all(np.asarray(variance) <= 1e-6) and np.all(np.asarray(variance) >= 0)
+    assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(one_pass(x)[1]))(flat)))
 
 
 @pytest.mark.parametrize("dtype,wide", [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from alexnet_resnet.ops.pool_gradient import largest, max_pool_cpu
+from alexnet_resnet.ops.pool_gradient import largest, max_pool_compared
 from alexnet_resnet.ops.pooling import avg_pool, ceil_padding, global_avg_pool, max_pool
 
 NONE = ((0, 0), (0, 0))
@@ -76,7 +76,7 @@ def test_the_gradient_for_processors_is_that_of_xla_also_where_values_are_equal(
         def loss(x, pool):
             return jnp.sum(slopes * pool(x, window, stride, padding))
 
-        return [jax.grad(loss)(x, pool) for pool in (largest, max_pool_cpu)]
+        return [jax.grad(loss)(x, pool) for pool in (largest, max_pool_compared)]
 
     # Whole numbers: no order of summation rounds.
     theirs, ours = gradients(x)
@@ -85,7 +85,7 @@ def test_the_gradient_for_processors_is_that_of_xla_also_where_values_are_equal(
 
 def test_a_window_of_padding_alone_and_bfloat16():
     x = jnp.ones((1, 2, 2, 1), jnp.bfloat16)
-    got = jax.grad(lambda x: jnp.sum(max_pool_cpu(x, 2, 2, ((0, 2), (0, 0))).astype(jnp.float32)[:, :1]))(x)
+    got = jax.grad(lambda x: jnp.sum(max_pool_compared(x, 2, 2, ((0, 2), (0, 0))).astype(jnp.float32)[:, :1]))(x)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_array_equal(got[0, :, :, 0].astype(jnp.float32), [[1, 0], [0, 0]])
 
