@@ -22,6 +22,11 @@ COMPUTE_TYPES = ("float32", "bfloat16", "float64")
 he_normal = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
+def is_wide(xs: list[Array]) -> bool:
+    """Whether columns with these inputs are computed as one convolution: where they see the same, on accelerators."""
+    return len(xs) > 1 and all(x is xs[0] for x in xs) and jax.default_backend() != "cpu"
+
+
 class Conv(nnx.Module):
     """A convolution of NHWC activations; over the columns of a network, one for each.
 
@@ -65,7 +70,7 @@ class Conv(nnx.Module):
 
         Where columns see the same input, as where they meet, accelerators are faster with one wide convolution.
         """
-        if len(xs) > 1 and all(x is xs[0] for x in xs) and jax.default_backend() != "cpu":
+        if is_wide(xs):
             bias = None if self.bias is None else self.bias[...]
             wide = convolve(xs[0], self.kernel[...], bias, self.stride, self._padding(xs[0].shape[1:3]))
             return columns.split(wide)

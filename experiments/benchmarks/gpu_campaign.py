@@ -4,8 +4,9 @@
 
 The machine needs JAX with a GPU, no network and no TensorFlow; docs/gpu_campaign.md says which packages to carry. The
 command first says what it will run and how long it thinks each stage takes. The stages, the most wanted first: numerics
-on the device; throughput of ResNet-50 and AlexNet in bfloat16 beside PyTorch; ResNet-20 and plain-20 at full length;
-lrn; loop_overhead; ResNet-110; the rest of the throughput; memory; ResNet-56, 32 and 44; the nets of AlexNet's author.
+on the device; throughput of ResNet-50 and AlexNet in bfloat16 beside PyTorch; accelerator_forms; ResNet-20 and plain-20
+at full length; lrn; loop_overhead; ResNet-110; the rest of the throughput; roofline; memory; ResNet-56, 32 and 44; the
+nets of AlexNet's author.
 
 Every stage is a program of its own, so that one that fails does not stop the others. --margin seconds before its
 minutes are over, or when SIGTERM or Ctrl-C comes, the command tells the stage that runs to save, packs what there is,

@@ -82,7 +82,8 @@ def campaign(stages, out, left=1000.0, grace=50.0, said=None, **options):
 def test_the_stages_come_in_the_order_in_which_they_are_wanted():
     names = [stage.name for stage in stages_lib.stages(rehearse=False)]
     assert names == [
-        *("numerics", "train_throughput_first", "resnet20", "plain20", "lrn", "loop_overhead", "resnet110"),
+        *("numerics", "train_throughput_first", "accelerator_forms"),
+        *("resnet20", "plain20", "lrn", "loop_overhead", "resnet110"),
         *(
             "train_throughput_cifar",
             "train_throughput_float32",

@@ -10,8 +10,16 @@ import pytest
 from chosen_flags import chosen
 from PIL import Image
 
+from alexnet_resnet.errors import UserError
 from alexnet_resnet.ops import linear
-from experiments.benchmarks import bare_step, cpu_gradients, loop_turns, lrn_contenders
+from experiments.benchmarks import (
+    accelerator_forms,
+    bare_step,
+    cpu_gradients,
+    loop_turns,
+    lrn_contenders,
+    training_steps,
+)
 from experiments.benchmarks import command as command_lib
 from experiments.benchmarks.loop_turns import Turns, Watch
 
@@ -268,3 +276,27 @@ def test_what_is_wrong_is_one_line(command, given, message, tmp_path):
     done = command("experiments.benchmarks.loop_overhead", *given, f"--out={tmp_path}")
     assert done.returncode == 2 and message in done.stderr and not done.stdout
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == done.stderr.splitlines()[-1:]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet50"])
+def test_each_of_accelerators_forms_is_replaced_by_a_plain_one(name, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = training_steps.config(name, "float32", 4, quick=True)
+
+    def program(*forms):
+        with accelerator_forms.plainly(*forms):
+            step, shapes, batch, _ = training_steps.lowerable(config, jax.devices()[:1])
+            return step.lower(shapes, batch).as_text()
+
+    ours = program()
+    assert program() == ours
+    changed = {form: program(form) != ours for form in accelerator_forms.PLAIN}
+    assert changed == {form: accelerator_forms.has(name, form) for form in accelerator_forms.PLAIN}
+
+
+def test_without_an_accelerator_its_forms_are_not_measured():
+    with chosen(command_lib.FLAGS, quick=False), pytest.raises(UserError, match="finds no accelerator here"):
+        accelerator_forms.measure()
+    for fields, said in ((dict(batch=0), "batch=0"), (dict(networks=[]), "networks=''"), (dict(dtype="int8"), "int8")):
+        with chosen(accelerator_forms.FLAGS, **fields), pytest.raises(UserError, match=said):
+            accelerator_forms.measure()

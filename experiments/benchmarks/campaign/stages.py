@@ -23,7 +23,7 @@ GUESSES = dict(start=30.0, compile=1.0, step=1e-4)
 REHEARSED = dict(start=8.0, compile=0.3, step=1e-3)
 # Seconds of a benchmark on a GPU and, with --quick, on a processor: guesses too.
 NUMERICS, LRN, LOOP, MEMORY, DEEPEST = (90, 20), (60, 15), (120, 20), (240, 30), (120, 30)
-ROOFLINE = (240, 20)
+ROOFLINE, FORMS_OF_STEPS = (240, 20), (180, 20)
 # By the memory's benchmark: a case is a process with a compilation of its own, and 1,202 layers compile long.
 FORMS = ("--networks=resnet50,resnet110", "--batch_sizes=128", "--forms=plain,block,scan+block")
 DEEPEST_FORMS = ("--networks=resnet1202", "--batch_sizes=64", "--forms=scan+block")
@@ -145,6 +145,7 @@ def stages(rehearse: bool) -> list[Stage]:
     return [
         measured("numerics", NUMERICS),
         throughput("first"),
+        measured("accelerator_forms", FORMS_OF_STEPS),
         resnet(20),
         resnet(20, residual=False),
         measured("lrn", LRN),
