@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-# Images have up to so many channels; activations of that many or more fill a matrix unit's tile as they are.
+# Images have up to so many channels; activations have more, and are convolved as they are.
 CHANNELS = 4
 
 
