@@ -435,9 +435,10 @@ def test_a_rehearsal_without_tensorflow_is_stopped_for_lack_of_minutes_and_goes_
     stopped = first.run()["resnet20"]
     log = out / "resnet20" / "log.txt"
     assert stopped.status == STOPPED, log.read_text()
-    at = stages_lib.standing(every[2], str(out))
+    training = next(stage for stage in every if stage.name == "resnet20")
+    at = stages_lib.standing(training, str(out))
     step = at.saved
-    assert every[2].name == "resnet20" and 0 < step == at.step < every[2].total
+    assert 0 < step == at.step < training.total
 
     # What comes back is enough to go on, on another machine.
     for path in returning.pack(str(out), str(back), 16.0)[0]:
@@ -451,13 +452,13 @@ def test_a_rehearsal_without_tensorflow_is_stopped_for_lack_of_minutes_and_goes_
         [sys.executable, "-m", NAME, *arguments], cwd=ROOT, env=without_tensorflow, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"going on after step {step} of {every[2].total}" in log.read_text()
+    assert f"going on after step {step} of {training.total}" in log.read_text()
     # It first says what it will run, then what is done.
     said = done.stdout
     assert said.index("numerics  ") < said.index("numerics: begins") < said.index("numerics: done")
     assert "done: numerics, resnet20; remaining: nothing" in said and "A rehearsal" in said
     assert json.loads((out / "resnet20" / "stage.json").read_text())["seconds"] > stopped.seconds > 0
-    assert [row["step"] for row in workdir.read_metrics(str(out / "resnet20"))][-1] == every[2].total
+    assert [row["step"] for row in workdir.read_metrics(str(out / "resnet20"))][-1] == training.total
     assert json.loads((out / "numerics" / "numerics.json").read_text())["beyond"] == 0
     facts = json.loads((out / "campaign.json").read_text())
     assert facts["rehearsal"] and facts["machine"]["commit"]
