@@ -58,11 +58,14 @@ def applies(x: Sequence[int], kernel: Sequence[int], stride: int, padding: Paddi
     """
     small = kernel[0] * kernel[1] <= CELLS
     return (
-        small and all(low >= 0 and high >= 0 for low, high in padding) and 0 not in _output(x, kernel, stride, padding)
+        small
+        and all(low >= 0 and high >= 0 for low, high in padding)
+        and 0 not in output_sides(x, kernel, stride, padding)
     )
 
 
-def _output(x: Sequence[int], kernel: Sequence[int], stride: int, padding: Padding) -> tuple[int, int]:
+def output_sides(x: Sequence[int], kernel: Sequence[int], stride: int, padding: Padding) -> tuple[int, int]:
+    """Height and width of a convolution's result, from the shapes of x [N, H, W, C] and the kernel [h, w, C, D]."""
     sizes = zip(x[1:3], kernel[:2], padding, strict=True)
     return tuple(max(0, (size + sum(pad) - window) // stride + 1) for size, window, pad in sizes)
 

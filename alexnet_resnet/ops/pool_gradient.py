@@ -1,9 +1,9 @@
 """Max pooling whose gradient is a few comparisons of whole arrays, for processors and GPUs.
 
 XLA looks through each window again for the place of its largest value (select-and-scatter): on processors a slow loop,
-one cell at a time, and on GPUs a scatter, with which AlexNet's step plans twice the memory. Here
-all windows are looked through together, cell by cell, and then each place in a window takes the gradients of the
-windows whose largest value it had.
+one cell at a time, and on GPUs a scatter, with which AlexNet's step plans twice the memory. Here all windows are looked
+through together, cell by cell, and then each place in a window takes the gradients of the windows whose largest value
+it had.
 """
 
 from collections.abc import Sequence

@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from alexnet_resnet.ops.conv_gradient import output_sides
+
 # Images have up to so many channels; activations have more, and are convolved as they are.
 CHANNELS = 4
 
@@ -34,10 +36,7 @@ def convolve_blocks(
       padding: rows of zeros (above, below) and columns (left, right), none of it negative.
     """
     sides, windows = x.shape[1:3], kernel.shape[:2]
-    outputs = [
-        max(0, (side + sum(pad) - window) // stride + 1)
-        for side, pad, window in zip(sides, padding, windows, strict=True)
-    ]
+    outputs = output_sides(x.shape, kernel.shape, stride, padding)
     spans = [-(-window // stride) for window in windows]
     # What the outputs see, in blocks; pixels that none sees are cropped by negative padding.
     blocks = [max(0, output - 1 + span) for output, span in zip(outputs, spans, strict=True)]

@@ -5,7 +5,7 @@
 `alexnet_resnet.ops.conv_gradient` and `pool_gradient` against `lax`'s own gradient of the same function, at the shapes
 of the CIFAR networks, of AlexNet (one of its two columns) and of ResNet's first stage, in float32; and the whole
 training steps of ResNet-20 and AlexNet as they are and with XLA's own gradients alone. Ten minutes on two cores.
-Elsewhere than on processors the networks use XLA's own: there it says so, and ends.
+Elsewhere than on processors it says so, and ends: `accelerator_forms` is for those.
 
 A row is the gradient alone: of a convolution by its kernel, of a pooling by its input. The function's own value and the
 gradient of a convolution by its input, which is XLA's in any case, are not in it. Rows with a star are of kernels above

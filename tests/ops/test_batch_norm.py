@@ -62,7 +62,7 @@ def test_one_pass_has_the_values_and_gradients_of_two():
         ]
         for one, two in zip(*map(jax.tree.leaves, found), strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
-    # Channels without spread, at any height: a variance of exactly zero, and no gradient that is no number.
+    # Channels without spread, at any height: a variance of zero to rounding, and no gradient that is no number.
     flat = jnp.broadcast_to(jnp.asarray([0.1, 1e4, -3.0, 0.0], jnp.float32), (1, 8, 5, 5, 4))
     mean, variance = one_pass(flat)
     np.testing.assert_allclose(mean[0], flat[0, 0, 0, 0], rtol=1e-6)
